@@ -1,0 +1,112 @@
+"""Rigid transforms."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Pose:
+    """
+    Rigid transform of points from a model frame to a camera frame, x_c = R_m2c x_m + t_m2c.
+
+    Parameters
+    ----------
+    R_m2c : array, shape (3, 3)
+        Rotation matrix.
+    t_m2c : array, shape (3,)
+        Translation in metres.
+
+    Raises
+    ------
+    InputError
+        If a shape is wrong, a value is not finite, or R_m2c is no rotation (1 % off).
+
+    """
+
+    R_m2c: np.ndarray
+    t_m2c: np.ndarray
+
+    def __post_init__(self):
+        rotation = np.asarray(self.R_m2c, np.float64)
+        translation = np.asarray(self.t_m2c, np.float64)
+        if rotation.shape != (3, 3):
+            raise InputError(f'R_m2c: expected shape (3, 3), got {rotation.shape}')
+        if translation.shape != (3,):
+            raise InputError(f't_m2c: expected shape (3,), got {translation.shape}')
+        if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
+            raise InputError('pose: expected finite numbers, got NaN or infinity')
+        if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2 or np.linalg.det(rotation) < 0:
+            raise InputError('R_m2c: expected a rotation matrix (orthonormal, determinant 1)')
+        object.__setattr__(self, 'R_m2c', rotation)
+        object.__setattr__(self, 't_m2c', translation)
+
+    @classmethod
+    def identity(cls):
+        """Return the pose that changes nothing."""
+        return cls(np.eye(3), np.zeros(3))
+
+    @classmethod
+    def from_matrix(cls, matrix):
+        """Return the pose of a homogeneous matrix, shape (4, 4) or 16 numbers row by row."""
+        matrix = np.asarray(matrix, np.float64).reshape(4, 4)
+        return cls(matrix[:3, :3], matrix[:3, 3])
+
+    @classmethod
+    def from_rotvec(cls, rotvec, t_m2c):
+        """Return the pose of a rotation vector (axis times angle in rad), as OpenCV uses."""
+        return cls(Rotation.from_rotvec(np.ravel(rotvec)).as_matrix(), np.ravel(t_m2c))
+
+    @property
+    def rotvec(self):
+        """Rotation vector, shape (3,), axis times angle in rad."""
+        return Rotation.from_matrix(self.R_m2c).as_rotvec()
+
+    @property
+    def quaternion(self):
+        """Unit quaternion (x, y, z, w), the order of geometry_msgs."""
+        return Rotation.from_matrix(self.R_m2c).as_quat()
+
+    @property
+    def matrix(self):
+        """Homogeneous matrix, shape (4, 4)."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = self.R_m2c
+        matrix[:3, 3] = self.t_m2c
+        return matrix
+
+    def transform(self, points):
+        """Return points (..., 3) in the camera frame, given in the model frame, in metres."""
+        return np.asarray(points) @ self.R_m2c.T + self.t_m2c
+
+    def compose(self, other):
+        """Return the pose that applies `other` first, then this one."""
+        return Pose(self.R_m2c @ other.R_m2c, self.R_m2c @ other.t_m2c + self.t_m2c)
+
+    def inverse(self):
+        """Return the pose from the camera frame to the model frame."""
+        return Pose(self.R_m2c.T, -self.R_m2c.T @ self.t_m2c)
+
+
+def random_rotations(rng, count):
+    """Return rotation matrices, shape (count, 3, 3), uniform on SO(3) (Shoemake 1992)."""
+    quaternions = rng.standard_normal((count, 4))
+    return Rotation.from_quat(quaternions).as_matrix()
+
+
+def rotation_between(source, target):
+    """Return the smallest rotation, shape (3, 3), that turns direction source into target."""
+    source = np.asarray(source, np.float64) / np.linalg.norm(source)
+    target = np.asarray(target, np.float64) / np.linalg.norm(target)
+    axis = np.cross(source, target)
+    sine, cosine = np.linalg.norm(axis), source @ target
+    if sine < 1e-12:
+        if cosine > 0:
+            return np.eye(3)
+        # Opposite directions: half a turn about any axis perpendicular to both.
+        axis = np.cross(source, np.eye(3)[np.argmin(np.abs(source))])
+        return Rotation.from_rotvec(np.pi * axis / np.linalg.norm(axis)).as_matrix()
+    return Rotation.from_rotvec(axis / sine * np.arctan2(sine, cosine)).as_matrix()
