@@ -1,0 +1,1 @@
+"""Objects and a scene that need no files, to try everything with."""

@@ -1,0 +1,1 @@
+"""Stacked hourglass: from a crop to keypoints."""

@@ -1,0 +1,120 @@
+"""Ray casting of a mesh: what a camera sees of it, before light."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class GBuffer:
+    """
+    Surface seen through each pixel; zero where there is none.
+
+    Attributes
+    ----------
+    mask : array of bool, shape (h, w)
+    depth : array of float32, shape (h, w)
+        z in the camera frame, metres.
+    normal : array of float32, shape (h, w, 3)
+        Unit normal in the camera frame, turned towards the camera.
+    albedo : array of uint8, shape (h, w, 3)
+        RGB of the mesh's colours or texture; grey 180 where it has none.
+
+    """
+
+    mask: np.ndarray
+    depth: np.ndarray
+    normal: np.ndarray
+    albedo: np.ndarray
+
+
+class RayCaster:
+    """
+    Casts rays at one mesh (Embree, through embreex).
+
+    Parameters
+    ----------
+    mesh : object_model.Mesh
+
+    """
+
+    def __init__(self, mesh):
+        try:
+            from embreex import rtcore_scene
+            from embreex.mesh_construction import TriangleMesh
+        except ImportError as error:
+            raise InputError('rendering needs the package embreex: pip install '
+                             'pose_estimator[train]') from error
+        self.mesh = mesh
+        # Embree's rays are float32: keep the numbers near 1.
+        self._scale = 1.0 / max(np.ptp(mesh.vertices, axis=0).max(), 1e-9)
+        self._scene = rtcore_scene.EmbreeScene()
+        triangles = (mesh.vertices[mesh.faces] * self._scale).astype(np.float32)
+        self._geometry = TriangleMesh(self._scene, triangles)
+
+    def render(self, pose, K, width, height, origin=(0, 0)):
+        """
+        Render the mesh.
+
+        Parameters
+        ----------
+        pose : Pose
+            Model to camera, metres.
+        K : array, shape (3, 3)
+            Intrinsics in pixels, no distortion.
+        width, height : int
+            Size of the window in pixels.
+        origin : (int, int)
+            x, y of the window's top left pixel in the image.
+
+        Returns
+        -------
+        GBuffer
+
+        """
+        x, y = np.meshgrid(np.arange(width) + origin[0], np.arange(height) + origin[1])
+        plane = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) @ np.linalg.inv(K).T
+        directions = (plane @ pose.R_m2c).astype(np.float32)  # model frame
+        start = (-pose.R_m2c.T @ pose.t_m2c * self._scale).astype(np.float32)
+        hit = self._scene.run(np.broadcast_to(start, directions.shape).copy(), directions,
+                              output=1)
+        index = np.flatnonzero(hit['primID'] >= 0)
+        face = hit['primID'][index]
+        u, v = hit['u'][index], hit['v'][index]
+        weights = np.stack([1 - u - v, u, v], -1)[..., None].astype(np.float32)  # (n, 3, 1)
+        mask = np.zeros(height * width, bool)
+        mask[index] = True
+        # Directions have z = 1 in the camera frame, so the ray's parameter is the depth.
+        depth = np.zeros(height * width, np.float32)
+        depth[index] = hit['tfar'][index] / self._scale
+        normal = np.zeros((height * width, 3), np.float32)
+        surface = (self.mesh.normals[face] * weights).sum(1) @ pose.R_m2c.T
+        surface /= np.maximum(np.linalg.norm(surface, axis=1, keepdims=True), 1e-9)
+        away = (surface * plane[index]).sum(1) > 0
+        surface[away] *= -1
+        normal[index] = surface
+        albedo = np.zeros((height * width, 3), np.uint8)
+        albedo[index] = self._albedo(face, weights)
+        return GBuffer(mask.reshape(height, width), depth.reshape(height, width),
+                       normal.reshape(height, width, 3), albedo.reshape(height, width, 3))
+
+    def _albedo(self, face, weights):
+        """Return RGB (n, 3) at barycentric `weights` (n, 3, 1) of faces (n,)."""
+        mesh = self.mesh
+        corners = mesh.faces[face]
+        if mesh.texture is not None:
+            uv = (mesh.uv[corners] * weights).sum(1) % 1.0
+            height, width = mesh.texture.shape[:2]
+            maps = np.stack([uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5], -1)
+            # remap takes at most 32767 rows.
+            rows = np.array_split(maps.astype(np.float32), len(maps) // 30000 + 1)
+            return np.concatenate([
+                cv2.remap(mesh.texture, part[:, None], None, cv2.INTER_LINEAR,
+                          borderMode=cv2.BORDER_REPLICATE)[:, 0]
+                for part in rows if len(part)] or [np.zeros((0, 3), np.uint8)])
+        if mesh.colors is not None:
+            return (mesh.colors[corners] * weights).sum(1).round().astype(np.uint8)
+        return np.full((len(face), 3), 180, np.uint8)
