@@ -1,0 +1,331 @@
+"""
+Measure the estimator on a data set in BOP's layout.
+
+    python -m pose_estimator evaluate DATASET --models models --detections detections.json \
+        --output results.csv
+
+writes BOP's result file and prints the share of targets that are right by the usual measures.
+Detections decide what is estimated; neither the target list nor the truth is looked at for that.
+"""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from . import pose_error
+from .bop import BopDataset, Result, write_results
+from .errors import InputError
+
+COLUMNS = ('targets', 'missing', 'add', 'proj5', '5cm5deg', 'mssd', 'mspd', 'at95',
+           'rot_median_deg', 'trans_median_mm')
+# The shares of right targets by which BOP averages its recalls.
+MSSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)  # of the diameter
+MSPD_THRESHOLDS = 100 * MSSD_THRESHOLDS  # px, for images 640 wide
+PRECISION = 0.95
+
+
+class Errors(NamedTuple):
+    """Errors of the best-scored estimate of one target; infinite where there is none."""
+
+    object_id: int
+    score: float = -np.inf
+    add: float = np.inf  # ADD or ADD-S, of the diameter
+    mssd: float = np.inf  # of the diameter
+    mspd: float = np.inf  # px
+    proj: float = np.inf  # px
+    rotation: float = np.inf  # degrees
+    translation: float = np.inf  # m
+
+
+def evaluate(estimator, dataset, instances_of, images=None):
+    """
+    Estimate all detected objects of a data set's images.
+
+    Parameters
+    ----------
+    estimator : PoseEstimator
+    dataset : BopDataset
+    instances_of : function
+        (scene_id, image_id, height, width) -> list of Instance.
+    images : sequence of (scene_id, image_id)
+        Default: all of the data set.
+
+    Returns
+    -------
+    results : list of bop.Result
+        One per detection with a pose; its time is that of estimating all of the image.
+
+    """
+    results = []
+    for scene_id, image_id in images if images is not None else dataset.images():
+        image = dataset.image(scene_id, image_id)
+        height, width = image.shape[:2]
+        camera = dataset.camera(scene_id, image_id, width, height)
+        instances = instances_of(scene_id, image_id, height, width)
+        start = time.perf_counter()
+        poses = estimator.estimate(image if estimator.needs_image else None, instances, camera)
+        seconds = time.perf_counter() - start
+        results += [Result(scene_id, image_id, estimator.models[one.name].bop_id, one.score,
+                           one.pose, seconds) for one in poses if one.pose is not None]
+    return results
+
+
+def measure(dataset, results, targets, symmetric_adds=None):
+    """
+    Return the Errors of each target.
+
+    For each object of an image the estimate with the highest score counts, the first of equals;
+    the first annotated instance is the truth.
+
+    Parameters
+    ----------
+    dataset : BopDataset
+    results : sequence of bop.Result
+    targets : sequence of bop.Target
+    symmetric_adds : set of int
+        Objects measured by ADD-S. Default: those with symmetries in models_info.json.
+
+    Returns
+    -------
+    errors : list of Errors
+
+    """
+    best = {}
+    for one in results:
+        key = one.scene_id, one.image_id, one.object_id
+        if key not in best or one.score > best[key].score:
+            best[key] = one
+    objects = {number: _ScoredObject(dataset, number, symmetric_adds)
+               for number in sorted({target.object_id for target in targets})}
+    cameras = {}
+    errors = []
+    for target in targets:
+        scene_id, image_id, number = target
+        truth = next((one for one in dataset.truths(scene_id, image_id)
+                      if one.object_id == number), None)
+        if truth is None:
+            raise InputError(f'{dataset.path}: the target list names object {number} in image '
+                             f'{image_id} of scene {scene_id}, where it has no true pose')
+        found = best.get(target)
+        if found is None or found.pose is None:
+            errors.append(Errors(number))
+            continue
+        if (scene_id, image_id) not in cameras:
+            height, width = dataset.image(scene_id, image_id).shape[:2]
+            cameras[scene_id, image_id] = dataset.camera(scene_id, image_id, width, height)
+        errors.append(objects[number].errors(found, truth, cameras[scene_id, image_id]))
+    return errors
+
+
+class _ScoredObject:
+    """What is needed to measure errors of one object."""
+
+    def __init__(self, dataset, number, symmetric_adds):
+        symmetries = dataset.symmetries(number)
+        self.number = number
+        self.points = dataset.error_points(number)
+        self.diameter = dataset.diameter(number)
+        self.symmetries = symmetries.transforms()
+        self.is_symmetric = (len(self.symmetries) > 1 if symmetric_adds is None
+                             else number in symmetric_adds)
+
+    def errors(self, found, truth, camera):
+        measure_add = pose_error.adi if self.is_symmetric else pose_error.add
+        pair = found.pose, truth.given_pose
+        return Errors(
+            self.number, found.score, measure_add(*pair, self.points) / self.diameter,
+            pose_error.mssd(*pair, self.points, self.symmetries) / self.diameter,
+            pose_error.mspd(*pair, self.points, self.symmetries, camera),
+            pose_error.proj(*pair, self.points, camera),
+            pose_error.re(found.pose, truth.pose, self.symmetries), pose_error.te(*pair))
+
+
+def summarize(errors):
+    """
+    Return a row of the table, a dict with the keys of COLUMNS; shares in percent.
+
+    add : ADD (ADD-S) below 0.1 diameters. proj5 : mean projection error below 5 px.
+    5cm5deg : below 5 cm and 5 degrees. mssd, mspd : average recall by BOP's thresholds.
+    at95 : coverage at 95 % precision, the largest share of targets that can be published from
+    the highest score down while at least 95 % of what is published is right by add.
+    The medians are over all targets, a missing one being infinitely far off.
+
+    """
+    table = np.array([one[1:] for one in errors], float)
+    score, add, mssd, mspd, proj, rotation, translation = table.T
+    is_right = add < 0.1
+    order = np.argsort(-score, kind='stable')
+    order = order[np.isfinite(score[order])]
+    precision = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
+    sure = np.flatnonzero(precision >= PRECISION)
+
+    def recall(error, thresholds):
+        return 100 * np.mean([np.mean(error < one) for one in thresholds])
+
+    row = {'targets': len(table), 'missing': int(np.isinf(add).sum()),
+           'add': 100 * is_right.mean(), 'proj5': 100 * np.mean(proj < 5),
+           '5cm5deg': 100 * np.mean((rotation < 5) & (translation < 0.05)),
+           'mssd': recall(mssd, MSSD_THRESHOLDS), 'mspd': recall(mspd, MSPD_THRESHOLDS),
+           'at95': 100 * (sure[-1] + 1) / len(table) if len(sure) else 0.0,
+           'rot_median_deg': np.median(rotation), 'trans_median_mm': 1000 * np.median(translation)}
+    return {key: value if isinstance(value, int) else float(value) for key, value in row.items()}
+
+
+def score_table(errors):
+    """Return {'all': row, 'obj 1': row, ...}; see summarize."""
+    table = {'all': summarize(errors)}
+    for number in sorted({one.object_id for one in errors}):
+        table[f'obj {number}'] = summarize([one for one in errors if one.object_id == number])
+    return table
+
+
+def format_table(table):
+    """Return a table as text, one line per row."""
+    lines = [' ' * 8 + ''.join(f'{column:>16}' for column in COLUMNS)]
+    for name, row in table.items():
+        lines.append(f'{name:8}' + ''.join(
+            f'{row[column]:16d}' if isinstance(row[column], int) else f'{row[column]:16.1f}'
+            for column in COLUMNS))
+    return '\n'.join(lines)
+
+
+def median_errors(errors):
+    """Return the median translation error in m and rotation error in degrees of found poses."""
+    found = [one for one in errors if np.isfinite(one.score)]
+    if not found:
+        return None, None
+    return (float(np.median([one.translation for one in found])),
+            float(np.median([one.rotation for one in found])))
+
+
+def names_by_number(models):
+    """Return {BOP number: name} of the models that have a number."""
+    names = {}
+    for name, model in models.items():
+        if model.bop_id is None:
+            continue
+        if model.bop_id in names:
+            raise InputError(f'models: {names[model.bop_id]} and {name} both have bop_id '
+                             f'{model.bop_id}; expected one')
+        names[model.bop_id] = name
+    return names
+
+
+def add_arguments(parser):
+    """Declare the command's options."""
+    parser.add_argument('dataset', type=Path, metavar='DATASET',
+                        help='folder in BOP layout: test/, models_eval/, test_targets_bop19.json')
+    parser.add_argument('--models', type=Path, metavar='DIR',
+                        help='folder of trained models (default: those of the package)')
+    parser.add_argument('--detections', type=Path, metavar='FILE',
+                        help="a segmenter's output, COCO-style JSON as BOP has it")
+    parser.add_argument('--masks', choices=('detections', 'true'), default='detections',
+                        help='true: visible masks from the true poses instead of detections, to '
+                        'see what the segmenter costs (default: %(default)s)')
+    parser.add_argument('--output', type=Path, metavar='CSV', required=True,
+                        help="where to write BOP's result file")
+    parser.add_argument('--input', choices=('rgb_mask', 'mask'), default='rgb_mask',
+                        help='what the network sees (default: %(default)s)')
+    parser.add_argument('--objects', type=int, nargs='+', metavar='N',
+                        help='only these BOP numbers (default: all)')
+    parser.add_argument('--symmetric-adds', type=int, nargs='*', metavar='N',
+                        help='BOP numbers measured by ADD-S (default: those with symmetries in '
+                        'models_info.json)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, ... (default: %(default)s)')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='where to write the table too')
+
+
+def run(args):
+    """Carry out the command; return the exit code."""
+    dataset = BopDataset(args.dataset)
+    targets = [one for one in dataset.targets()
+               if args.objects is None or one.object_id in args.objects]
+    if not targets:
+        raise InputError(f'{args.dataset}: expected targets of objects {args.objects}, got none')
+    if args.masks == 'detections' and args.detections is None:
+        raise InputError('evaluate: expected --detections FILE, or --masks true')
+    for path in (args.output, args.json):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f'{path}: expected an existing folder to write into')
+    estimator = _load_estimator(args)
+    names = names_by_number(estimator.models)
+    if args.objects is not None:
+        names = {number: name for number, name in names.items() if number in args.objects}
+    if not names:
+        raise InputError(f'{args.models or "models"}: expected models with the bop_id of an '
+                         f'object of {args.dataset}, got none; train with --bop-id')
+    source, ignored = _masks(args, dataset, names)
+    images = tqdm(dataset.images(), unit='image', disable=None)
+    results = evaluate(estimator, dataset, source.instances, images)
+    write_results(args.output, results)
+
+    if args.masks == 'true':
+        untrusted = set(source.untrusted)
+        left_out = [one for one in targets if one in untrusted]
+        targets = [one for one in targets if one not in untrusted]
+        print(f'True masks: {len(left_out)} of {len(targets) + len(left_out)} targets have no '
+              'trustworthy one and are left out of the table.')
+    errors = measure(dataset, results, targets,
+                     None if args.symmetric_adds is None else set(args.symmetric_adds))
+    _report(args, dataset, estimator, names, ignored, results, errors)
+    return 0
+
+
+def _load_estimator(args):
+    from .pipeline import PoseEstimator
+    models = args.models
+    if models is None:
+        from . import assets
+        models = assets.find('models')
+    # All poses go into the file: how far down the scores can be trusted is what at95 measures.
+    return PoseEstimator.from_directory(models, network_input=args.input, device=args.device,
+                                        min_score=0.0)
+
+
+def _masks(args, dataset, names):
+    """Return what has .instances(...), and the number of detections of each other category."""
+    if args.masks == 'true':
+        from .true_masks import TrueMasks
+        return TrueMasks(dataset, names), Counter()
+    from .segmentation.recorded import RecordedSegmenter
+    recorded = RecordedSegmenter(args.detections, names)
+    return recorded, recorded.ignored
+
+
+def _report(args, dataset, estimator, names, ignored, results, errors):
+    print(f'{dataset.name}, input {args.input}, masks '
+          f'{"true" if args.masks == "true" else args.detections.name}, models: '
+          + ', '.join(f'{name} ({number})' for number, name in sorted(names.items())))
+    without = sorted({one.object_id for one in errors} - set(names))
+    if without:
+        print('Objects without a model, all their targets missing: '
+              + ', '.join(map(str, without)))
+    for category, count in sorted(ignored.items()):
+        print(f'Detections without a model: category {category}, {count}')
+    table = score_table(errors)
+    print(format_table(table))
+    translation, rotation = median_errors(errors)
+    found = sum(np.isfinite(one.score) for one in errors)
+    if found:
+        print(f'Median error of the {found} targets with a pose: {100 * translation:.1f} cm, '
+              f'{rotation:.1f} degrees')
+    times = list({(one.scene_id, one.image_id): one.time for one in results}.values())
+    if times:
+        print(f'Time per image: mean {np.mean(times):.3f} s, median {np.median(times):.3f} s')
+    print(f'{len(results)} poses written to {args.output}')
+    if args.json is not None:
+        args.json.write_text(json.dumps({
+            'dataset': dataset.name, 'input': args.input, 'masks': args.masks,
+            'detections': None if args.detections is None else args.detections.name,
+            'models': {str(number): name for number, name in sorted(names.items())},
+            'objects_without_model': without,
+            'detections_without_model': {str(key): ignored[key] for key in sorted(ignored)},
+            'table': table, 'poses': len(results),
+            'median_translation_cm': None if translation is None else 100 * translation,
+            'median_rotation_deg': rotation,
+            'seconds_per_image': float(np.mean(times)) if times else None}, indent=1) + '\n')
