@@ -1,0 +1,115 @@
+"""Weights with everything that is needed to use them, in one safetensors file."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import InputError
+from ..object_model import ObjectModel
+from .hourglass import HourglassConfig, StackedHourglass
+
+FORMAT = 'pose_estimator.keypoints.1'
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """
+    A trained keypoint network.
+
+    Attributes
+    ----------
+    model : ObjectModel
+        The object, its keypoints in the heatmaps' order.
+    network_input : str
+        'mask' or 'rgb_mask'.
+    channels : tuple of str
+        What the input channels are, e.g. ('rgb', 'mask').
+    config : HourglassConfig
+    margin : float
+        Side of a crop over the longer side of the detection's box.
+    loss : str
+        A key of heatmaps.LOSSES.
+    calibration : dict
+        From what is seen of a pose to the chance that it is right; see scoring.py.
+    weights : dict of tensors
+        State of StackedHourglass.
+    training : dict
+        Command, samples, time, scores: for people.
+
+    """
+
+    model: ObjectModel
+    network_input: str
+    channels: tuple
+    config: HourglassConfig
+    margin: float
+    loss: str
+    calibration: dict
+    weights: dict
+    training: dict = field(default_factory=dict)
+
+    def network(self):
+        """Return the StackedHourglass with its weights, in eval mode."""
+        network = StackedHourglass(self.config)
+        network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
+                                 for name, tensor in self.weights.items()})
+        return network.eval()
+
+    def save(self, path):
+        """Write the file, in half precision, all at once or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {'format': FORMAT, 'object': self.model.to_dict(),
+                 'network_input': self.network_input, 'channels': list(self.channels),
+                 'config': asdict(self.config), 'margin': self.margin, 'loss': self.loss,
+                 'calibration': self.calibration, 'training': self.training}
+        weights = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+                   for name, tensor in self.weights.items()}
+        part = path.with_name(path.name + '.part')
+        save_file(weights, part, {'pose_estimator': json.dumps(about)})
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path):
+        """
+        Read a file; nothing in it is executed.
+
+        Raises
+        ------
+        InputError
+            For a file that is missing, truncated, of another kind, or whose weights do not
+            fit its own configuration.
+
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f'{path}: expected a keypoint model, got no such file; train one: '
+                             'python -m pose_estimator train OBJECT.yaml')
+        try:
+            with safe_open(path, 'pt') as stream:
+                about = json.loads((stream.metadata() or {}).get('pose_estimator', '{}'))
+                weights = {name: stream.get_tensor(name) for name in stream.keys()}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f'{path}: expected a keypoint model (safetensors), got a damaged '
+                             f'or foreign file: {error}') from error
+        if about.get('format') != FORMAT:
+            raise InputError(f'{path}: expected a keypoint model of format {FORMAT}, got '
+                             f'{about.get("format", "none")}')
+        try:
+            checkpoint = cls(ObjectModel.from_dict(about['object']), about['network_input'],
+                             tuple(about['channels']), HourglassConfig(**about['config']),
+                             float(about['margin']), about['loss'], about['calibration'],
+                             weights, about['training'])
+            with torch.device('meta'):
+                expected = StackedHourglass(checkpoint.config).state_dict()
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f'{path}: damaged description of the model: {error!r}') from error
+        for name, tensor in expected.items():
+            if name not in weights or weights[name].shape != tensor.shape:
+                raise InputError(f'{path}: weights do not fit the configuration, first {name}')
+        return checkpoint

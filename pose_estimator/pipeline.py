@@ -1,0 +1,250 @@
+"""Image and instances in, object poses out."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from .camera import CropCamera
+from .errors import InputError
+from .geometry import Pose
+from .instance import Instance
+from .keypoints.checkpoint import Checkpoint
+from .keypoints.predictor import KeypointPredictor
+from .pnp import solve_pnp
+from .scoring import pose_features, score
+
+SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
+MIN_SCORE = 0.3
+# A mask of fewer pixels says nothing about a pose.
+MIN_MASK_PIXELS = 30
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectPose:
+    """
+    What is known of one instance.
+
+    Attributes
+    ----------
+    name : str
+        Of the object model.
+    instance : Instance
+    pose : Pose or None
+        Model to camera, metres; None when there is none to be trusted.
+    score : float
+        The chance that the pose is right, 0..1, as calibrated on virtual data.
+    covariance : array, shape (6, 6), or None
+        Of x, y, z and rotations about the camera's x, y, z; m^2, rad^2.
+    keypoints : array, shape (K, 2)
+        x, y in pixels of the image.
+    confidence : array, shape (K,)
+    inliers : array of bool, shape (K,)
+    reprojection_error : float
+        Root mean square over the inliers, pixels of the image.
+    reason : str
+        Why there is no pose, else ''.
+
+    """
+
+    name: str
+    instance: Instance
+    pose: Optional[Pose]
+    score: float
+    covariance: Optional[np.ndarray]
+    keypoints: np.ndarray
+    confidence: np.ndarray
+    inliers: np.ndarray
+    reprojection_error: float
+    reason: str = ''
+
+
+def find_models(directory, network_input='rgb_mask'):
+    """
+    Return the keypoint models of a directory for one network input.
+
+    Returns
+    -------
+    paths : dict
+        Object name -> path.
+
+    """
+    if network_input not in SUFFIX:
+        raise InputError(f'input: expected one of {", ".join(SUFFIX)}, got {network_input!r}')
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InputError(f'{directory}: expected a directory of models, got no such directory')
+    suffix = SUFFIX[network_input]
+    names = {path.name[:-len(suffix)]: path for path in sorted(directory.glob('*' + suffix))}
+    # cup.mask.safetensors ends on .safetensors too, and the segmenter lies beside.
+    return {name: path for name, path in names.items()
+            if '.' not in name and name != 'segmenter'}
+
+
+class PoseEstimator:
+    """
+    Estimates poses of segmented objects.
+
+    Parameters
+    ----------
+    checkpoints : list of Checkpoint
+        All of the same network input.
+    device : str
+        Of torch.
+    min_score : float
+        Poses below it are withheld: pose None, with the reason.
+
+    """
+
+    def __init__(self, checkpoints, device='cpu', min_score=MIN_SCORE):
+        inputs = {checkpoint.network_input for checkpoint in checkpoints}
+        if len(inputs) != 1:
+            raise InputError('models: expected at least one, all of one input, got '
+                             f'{sorted(inputs) or "none"}')
+        if not 0 <= min_score <= 1:
+            raise InputError(f'min_score: expected 0 to 1, got {min_score}')
+        self.network_input = inputs.pop()
+        self.min_score = min_score
+        self.without_model: Counter = Counter()
+        self._predictors = {checkpoint.model.name: KeypointPredictor(checkpoint, device)
+                            for checkpoint in checkpoints}
+
+    @classmethod
+    def from_directory(cls, directory, network_input='rgb_mask', device='cpu',
+                       min_score=MIN_SCORE, objects=None):
+        """
+        Load the models of a directory.
+
+        Parameters
+        ----------
+        directory : path
+        network_input : str
+            'rgb_mask' or 'mask'.
+        device : str
+        min_score : float
+        objects : list of str
+            Names; default: all that there are.
+
+        """
+        paths = find_models(directory, network_input)
+        missing = sorted(set(objects or ()) - set(paths))
+        if missing or not paths:
+            raise InputError(f'{directory}: expected models of {", ".join(missing) or "objects"} '
+                             f'for input {network_input}, got '
+                             f'{", ".join(paths) or "none"}; train them: '
+                             'python -m pose_estimator train OBJECT.yaml')
+        return cls([Checkpoint.load(paths[name]) for name in objects or paths], device,
+                   min_score)
+
+    @property
+    def models(self):
+        """Known objects: name -> ObjectModel."""
+        return {name: predictor.checkpoint.model
+                for name, predictor in self._predictors.items()}
+
+    @property
+    def needs_image(self):
+        """Whether the image itself is needed beside the masks."""
+        return self.network_input != 'mask'
+
+    def estimate(self, image, instances, camera):
+        """
+        Estimate the pose of each instance.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (height, width, 3), or None
+            RGB; None where needs_image is false.
+        instances : list of Instance
+            Those with a label that has no model are counted in `without_model` and left out.
+        camera : PinholeCamera
+
+        Returns
+        -------
+        list of ObjectPose
+            In the order of the instances.
+
+        """
+        shape = (camera.height, camera.width)
+        if self.needs_image and image is None:
+            raise InputError('image: expected one, for input rgb_mask, got none')
+        if image is not None and (image.shape != (*shape, 3) or image.dtype != np.uint8):
+            raise InputError(f'image: expected uint8 RGB of shape {(*shape, 3)} as the camera '
+                             f'says, got {image.dtype} of shape {image.shape}')
+        groups: dict = {}
+        for index, instance in enumerate(instances):
+            if instance.mask.shape != shape:
+                raise InputError(f'mask of {instance.label}: expected shape {shape} as the '
+                                 f'camera says, got {instance.mask.shape}')
+            if instance.label in self._predictors:
+                groups.setdefault(instance.label, []).append(index)
+            else:
+                self.without_model[instance.label] += 1
+        poses = {}
+        for name, indices in groups.items():
+            usable = []
+            for index in indices:
+                reason = _unusable(instances[index])
+                if reason:
+                    poses[index] = self._no_pose(name, instances[index], reason)
+                else:
+                    usable.append(index)
+            if usable:
+                chosen = [instances[index] for index in usable]
+                found = self._estimate_group(name, image, chosen, camera)
+                poses.update(zip(usable, found))
+        return [poses[index] for index in sorted(poses)]
+
+    def _estimate_group(self, name, image, instances, camera):
+        """Return the ObjectPoses of instances of one object, in one pass of the network."""
+        predictor = self._predictors[name]
+        crops = [CropCamera.look_at(camera, instance.box, predictor.size,
+                                    predictor.checkpoint.margin) for instance in instances]
+        masks = np.stack([crop.crop(instance.mask.view(np.uint8) * np.uint8(255))
+                          for crop, instance in zip(crops, instances)])
+        rgb = None
+        if self.needs_image:
+            rgb = np.stack([crop.crop(image) for crop in crops])
+        found = predictor.predict(rgb, masks)
+        return [self._solve(name, instance, crop, found.pixels[index], found.confidence[index])
+                for index, (instance, crop) in enumerate(zip(instances, crops))]
+
+    def _solve(self, name, instance, crop, pixels, confidence):
+        """Return the ObjectPose of one instance from its keypoints in its crop."""
+        checkpoint = self._predictors[name].checkpoint
+        result = solve_pnp(checkpoint.model.keypoints, pixels, confidence, crop.K, crop.size)
+        keypoints = crop.to_image(pixels)
+        if result.pose is None:
+            return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
+                              result.inliers, np.nan, result.reason)
+        chance = score(pose_features(result, confidence, crop.size), checkpoint.calibration)
+        # From the crop camera's frame to the real one's.
+        back = Pose(crop.R_cam2crop.T, np.zeros(3))
+        turn = np.kron(np.eye(2), back.R_m2c)
+        scale = checkpoint.calibration.get('covariance_scale', 1.0)
+        covariance = turn @ (result.covariance * scale) @ turn.T
+        # One pixel of the crop is this many of the image.
+        zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
+        pose, reason = back.compose(result.pose), ''
+        if chance < self.min_score:
+            pose, reason = None, f'score {chance:.2f} is below {self.min_score:.2f}'
+        return ObjectPose(name, instance, pose, chance, covariance, keypoints, confidence,
+                          result.inliers, result.reprojection_error * zoom, reason)
+
+    def _no_pose(self, name, instance, reason):
+        count = len(self.models[name].keypoints)
+        return ObjectPose(name, instance, None, 0.0, None, np.full((count, 2), np.nan),
+                          np.zeros(count), np.zeros(count, bool), np.nan, reason)
+
+
+def _unusable(instance):
+    """Return why no pose can come of an instance, '' if one can."""
+    pixels = int(instance.mask.sum())
+    if pixels < MIN_MASK_PIXELS:
+        return f'the mask has {pixels} pixels, {MIN_MASK_PIXELS} are needed'
+    x0, y0, x1, y1 = instance.box
+    if x1 - x0 < 4 or y1 - y0 < 4:
+        return f'the box is {x1 - x0:.0f} x {y1 - y0:.0f} pixels, 4 x 4 are needed'
+    return ''

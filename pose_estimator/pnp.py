@@ -1,0 +1,188 @@
+"""From keypoints to a pose: solvePnPRansac, refinement on the inliers, covariance."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import cv2
+import numpy as np
+
+from .geometry import Pose
+
+# Keypoints below this confidence take no part.
+MIN_CONFIDENCE = 0.1
+# Six points fix a pose with some to spare; fewer agree with anything.
+MIN_INLIERS = 6
+# Reprojection error of an inlier, relative to the side of the crop.
+INLIER_RADIUS = 0.035
+RANSAC_ITERATIONS = 150
+REFINE_STEPS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class PnPResult:
+    """
+    What came of the keypoints of one object.
+
+    Attributes
+    ----------
+    pose : Pose or None
+        Model to camera; None when the keypoints are not to be trusted.
+    covariance : array, shape (6, 6), or None
+        Of (x, y, z, rot x, rot y, rot z): the origin's position in the camera frame and a
+        rotation about the camera's axes that follows R_m2c; m^2, rad^2.
+    inliers : array of bool, shape (K,)
+    reprojection_error : float
+        Root mean square over the inliers, pixels; NaN without a pose.
+    reason : str
+        Why there is no pose, else ''.
+
+    """
+
+    pose: Optional[Pose]
+    covariance: Optional[np.ndarray]
+    inliers: np.ndarray
+    reprojection_error: float
+    reason: str = ''
+
+
+def solve_pnp(points, pixels, confidence, K, size):
+    """
+    Estimate a pose from keypoints.
+
+    Parameters
+    ----------
+    points : array, shape (K, 3)
+        Model frame, metres.
+    pixels : array, shape (K, 2)
+        x, y of each in an image without distortion.
+    confidence : array, shape (K,)
+        0..1.
+    K : array, shape (3, 3)
+        Intrinsics.
+    size : float
+        Extent of the object's crop in pixels, the scale of what counts as an error.
+
+    Returns
+    -------
+    PnPResult
+
+    """
+    nothing = np.zeros(len(points), bool)
+    used = np.flatnonzero((confidence >= MIN_CONFIDENCE) & np.isfinite(pixels).all(1))
+    if len(used) < MIN_INLIERS:
+        return PnPResult(None, None, nothing, np.nan,
+                         f'only {len(used)} keypoints are sure, {MIN_INLIERS} are needed')
+    radius = INLIER_RADIUS * size
+    try:
+        found, rotvec, translation, chosen = cv2.solvePnPRansac(
+            points[used], pixels[used], K, None, iterationsCount=RANSAC_ITERATIONS,
+            reprojectionError=radius, confidence=0.999, flags=cv2.SOLVEPNP_EPNP)
+    except cv2.error:
+        found, chosen = False, None
+    if not found or chosen is None or len(chosen) < MIN_INLIERS:
+        count = 0 if chosen is None else len(chosen)
+        return PnPResult(None, None, nothing, np.nan,
+                         f'only {count} keypoints agree on a pose, {MIN_INLIERS} are needed')
+    pose = Pose.from_rotvec(rotvec, translation)
+    inliers = used[np.ravel(chosen)]
+    for _ in range(2):  # refine, and once more with the inliers of the refined pose
+        pose, normal = refine(pose, points[inliers], pixels[inliers], confidence[inliers], K,
+                              radius / 2)
+        camera = pose.transform(points)
+        if not np.isfinite(camera).all() or (camera[:, 2] <= 0).any():
+            return PnPResult(None, None, nothing, np.nan, 'the pose lies behind the camera')
+        error = np.linalg.norm((camera @ K.T)[:, :2] / camera[:, 2:] - pixels, axis=1)
+        inliers = used[error[used] < radius]
+        if len(inliers) < MIN_INLIERS:
+            return PnPResult(None, None, nothing, np.nan,
+                             f'only {len(inliers)} keypoints agree on a pose, '
+                             f'{MIN_INLIERS} are needed')
+    agree = nothing.copy()
+    agree[inliers] = True
+    rms = float(np.sqrt((error[inliers] ** 2).mean()))
+    # Two coordinates a point, less the six unknowns; never surer than a quarter of a pixel.
+    variance = max((error[inliers] ** 2).sum() / max(2 * len(inliers) - 6, 1), 0.25 ** 2)
+    return PnPResult(pose, variance * np.linalg.pinv(normal, hermitian=True), agree, rms)
+
+
+def refine(pose, points, pixels, confidence, K, scale):
+    """
+    Minimise the reprojection error by Levenberg-Marquardt with Cauchy's weights.
+
+    Parameters
+    ----------
+    pose : Pose
+        Start.
+    points, pixels, confidence, K
+        As for solve_pnp.
+    scale : float
+        Error in pixels at which a point's weight is halved.
+
+    Returns
+    -------
+    pose : Pose
+    normal : array, shape (6, 6)
+        J^T W J at the pose, weights of mean 1: the inverse covariance for errors of one pixel.
+
+    """
+    def weigh(residual):
+        weight = confidence / (1 + (residual ** 2).sum(1) / scale ** 2)
+        return weight / max(weight.mean(), 1e-9)
+
+    damping = 1e-3
+    residual, jacobian = _residual(pose, points, pixels, K)
+    weight = weigh(residual)
+    cost = (weight[:, None] * residual ** 2).sum()
+    for _ in range(REFINE_STEPS):
+        normal = np.einsum('nia,n,nib->ab', jacobian, weight, jacobian)
+        gradient = np.einsum('nia,n,ni->a', jacobian, weight, residual)
+        scaled = normal + damping * np.diag(np.diag(normal) + 1e-12)
+        try:
+            step = -np.linalg.solve(scaled, gradient)
+        except np.linalg.LinAlgError:
+            break
+        if not np.isfinite(step).all():
+            break
+        turn = Pose.from_rotvec(step[3:], np.zeros(3))
+        trial = Pose(turn.R_m2c @ pose.R_m2c, pose.t_m2c + step[:3])
+        if (trial.transform(points)[:, 2] <= 0).any():
+            damping *= 10
+            continue
+        trial_residual, trial_jacobian = _residual(trial, points, pixels, K)
+        trial_cost = (weight[:, None] * trial_residual ** 2).sum()
+        if trial_cost >= cost:
+            damping *= 10
+            if damping > 1e6:
+                break
+            continue
+        done = cost - trial_cost < 1e-9 * cost
+        pose, residual, jacobian = trial, trial_residual, trial_jacobian
+        weight, damping = weigh(residual), damping / 10
+        cost = (weight[:, None] * residual ** 2).sum()
+        if done:
+            break
+    return pose, np.einsum('nia,n,nib->ab', jacobian, weight, jacobian)
+
+
+def _residual(pose, points, pixels, K):
+    """
+    Return reprojection errors (N, 2) and their derivatives (N, 2, 6).
+
+    The unknowns are a shift of the origin and a turn about the camera's axes after R_m2c,
+    so that a point x moves by shift + turn x (R x).
+    """
+    turned = points @ pose.R_m2c.T
+    camera = turned + pose.t_m2c
+    x, y, z = camera.T
+    focal_x, focal_y = K[0, 0], K[1, 1]
+    error = np.column_stack([focal_x * x / z + K[0, 1] * y / z + K[0, 2],
+                             focal_y * y / z + K[1, 2]]) - pixels
+    zero = np.zeros_like(z)
+    by_point = np.stack([
+        np.column_stack([focal_x / z, K[0, 1] / z, -(focal_x * x + K[0, 1] * y) / z ** 2]),
+        np.column_stack([zero, focal_y / z, -focal_y * y / z ** 2])], 1)  # (N, 2, 3)
+    a, b, c = turned.T
+    # d(w x p)/dw = -[p]x
+    by_turn = np.stack([np.column_stack([zero, c, -b]), np.column_stack([-c, zero, a]),
+                        np.column_stack([b, -a, zero])], 1)  # (N, 3, 3)
+    return error, np.concatenate([by_point, by_point @ by_turn], 2)

@@ -1,0 +1,68 @@
+"""The chance that a pose is right, from what is seen of it; fitted on virtual data."""
+
+import numpy as np
+
+# What is seen, in this order; all without unit.
+FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error')
+# A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
+RIGHT = 0.1
+
+
+def pose_features(result, confidence, size):
+    """
+    Return the features (F,) of a PnPResult with a pose.
+
+    Parameters
+    ----------
+    result : PnPResult
+    confidence : array, shape (K,)
+    size : float
+        Side of the crop in pixels.
+
+    """
+    return np.array([result.inliers.mean(), confidence.mean(),
+                     np.quantile(confidence, 0.2),
+                     np.log(max(result.reprojection_error / size, 1e-3))])
+
+
+def score(features, calibration):
+    """Return the chance 0..1 that a pose with these features is right."""
+    scaled = (features - np.array(calibration['mean'])) / np.array(calibration['scale'])
+    return float(1 / (1 + np.exp(-(scaled @ np.array(calibration['weights'])
+                                   + calibration['bias']))))
+
+
+def fit_calibration(features, is_right, nees):
+    """
+    Fit the score and the scale of the covariance.
+
+    Parameters
+    ----------
+    features : array, shape (N, F)
+    is_right : array of bool, shape (N,)
+    nees : array, shape (M,)
+        Normalised squared errors of the right poses, e^T C^-1 e; 6 on average when the
+        covariances are true.
+
+    Returns
+    -------
+    calibration : dict
+        Plain numbers; what `score` takes, and 'covariance_scale'.
+
+    """
+    from scipy.optimize import minimize
+    features, is_right = np.asarray(features, float), np.asarray(is_right, float)
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    scaled = (features - mean) / scale
+
+    def loss(parameters):
+        logit = scaled @ parameters[:-1] + parameters[-1]
+        # A little weight decay: few wrong poses must not make the score a step.
+        return (np.logaddexp(0, logit) - is_right * logit).mean() + 1e-3 * (
+            parameters[:-1] ** 2).sum()
+
+    best = minimize(loss, np.zeros(scaled.shape[1] + 1)).x
+    # The median of chi-squared with 6 degrees of freedom is 5.35; outliers do not move it.
+    spread = float(np.median(nees) / 5.35) if len(nees) else 1.0
+    return {'mean': mean.tolist(), 'scale': scale.tolist(), 'weights': best[:-1].tolist(),
+            'bias': float(best[-1]), 'covariance_scale': max(spread, 1e-3)}

@@ -1,0 +1,423 @@
+"""
+Batches of virtual crops: views turned, zoomed, hidden in part, lit, and photographed badly.
+
+Everything runs in torch on whole batches, on the CPU or a GPU, and takes its randomness from
+one torch.Generator, so that the same seed gives the same data.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..errors import InputError
+from ..geometry import Pose
+from .symmetry import canonical_pose, labelings
+from .views import VIEW_SIZE
+
+CHANNELS = {'mask': ('mask',), 'rgb_mask': ('rgb', 'mask')}
+# Side in pixels at which occlusion is worked out, and of the noise that shapes things.
+_COARSE = 64
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """
+    How crops are made; probabilities are per crop, lengths relative to the box or the crop.
+
+    The faults of masks follow what a real Mask R-CNN was seen to do: masks too small rather
+    than too large, with a wobbling outline, that lose parts of an object.
+    """
+
+    size: int = 128
+    margin: float = 1.4
+    box_shift: float = 0.06
+    box_scale: float = 0.10
+    occluded: float = 0.6
+    truncated: float = 0.1
+    min_visible: float = 0.25
+    mask_erosion: float = 0.3
+    mask_wobble: float = 0.2
+    mask_part_lost: float = 0.15
+    mask_bleeding: float = 0.1
+    mask_dropped: float = 0.1
+    resolution_loss: float = 0.6
+    noise: float = 0.06
+
+    @classmethod
+    def from_dict(cls, values):
+        """Return the configuration of a dict; unknown keys are refused."""
+        unknown = set(values) - {one.name for one in fields(cls)}
+        if unknown:
+            raise InputError(f'crop configuration: unknown key {sorted(unknown)}')
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class CropBatch:
+    """
+    Crops and their truth, of B samples.
+
+    Attributes
+    ----------
+    image : tensor, shape (B, C, S, S)
+        Network input, see prepare_input.
+    keypoints : tensor, shape (B, L, K, 2)
+        x, y in crop pixels under each of L symmetric labelings.
+    K : tensor, shape (B, 3, 3)
+        Intrinsics of the crop camera.
+    R_m2c, t_m2c : tensors, shapes (B, 3, 3), (B, 3)
+        Pose in the crop camera's frame, metres.
+    visible : tensor, shape (B,)
+        Visible share of the silhouette.
+
+    """
+
+    image: torch.Tensor
+    keypoints: torch.Tensor
+    K: torch.Tensor
+    R_m2c: torch.Tensor
+    t_m2c: torch.Tensor
+    visible: torch.Tensor
+
+
+def prepare_input(rgb, mask):
+    """
+    Return the network's input of crops; the only place that scales pixels.
+
+    Parameters
+    ----------
+    rgb : tensor, shape (B, 3, S, S), or None
+        0..1.
+    mask : tensor, shape (B, 1, S, S)
+        0..1.
+
+    Returns
+    -------
+    image : tensor, shape (B, 4 or 1, S, S)
+        Around 0.
+
+    """
+    mask = mask * 2 - 1
+    return mask if rgb is None else torch.cat([(rgb - 0.45) * 4, mask], 1)
+
+
+class CropSampler:
+    """
+    Draws batches of crops from a bank of views.
+
+    Parameters
+    ----------
+    bank : ViewBank
+        With colours for 'rgb_mask'; silhouettes do for 'mask'.
+    model : ObjectModel
+    network_input : str
+        'mask' or 'rgb_mask'.
+    config : CropConfig
+    backgrounds : array of uint8, shape (N, size, size, 3), or None
+        RGB; needed for 'rgb_mask'.
+    recolor : bool
+        Replace the mesh's colours by random materials.
+    device : str
+    seed : int
+
+    """
+
+    def __init__(self, bank, model, network_input, config, backgrounds=None, recolor=False,
+                 device='cpu', seed=0):
+        self.config = config
+        self.network_input = network_input
+        self.recolor = recolor
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        symmetries = model.symmetries_for(network_input)
+        poses = [canonical_pose(Pose(rotation, translation), symmetries)
+                 for rotation, translation in zip(bank.R_m2c, bank.t_m2c)]
+        self._rotation = self._tensor(np.stack([pose.R_m2c for pose in poses]))
+        self._translation = self._tensor(np.stack([pose.t_m2c for pose in poses]))
+        self._focal = self._tensor(bank.focal)
+        self._pixels = torch.from_numpy(bank.pixels).to(self.device)
+        self._keypoints = self._tensor(labelings(model.keypoints, symmetries))  # (L, K, 3)
+        self._backgrounds = None
+        if network_input == 'rgb_mask':
+            self._backgrounds = torch.from_numpy(
+                np.ascontiguousarray(backgrounds.transpose(0, 3, 1, 2))).to(self.device)
+
+    def _tensor(self, array):
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    def _uniform(self, low, high, *shape):
+        return low + (high - low) * torch.rand(*shape, generator=self.generator,
+                                               device=self.device)
+
+    def _normal(self, *shape):
+        return torch.randn(*shape, generator=self.generator, device=self.device)
+
+    def _chance(self, probability, count):
+        """Return ones with a probability, else zeros, shape (count, 1, 1, 1)."""
+        return (self._uniform(0, 1, count, 1, 1, 1) < probability).float()
+
+    def batch(self, count):
+        """Return a CropBatch of `count` samples."""
+        config, size = self.config, self.config.size
+        view = torch.randint(len(self._focal), (count,), generator=self.generator,
+                             device=self.device)
+        roll = _roll_matrix(self._uniform(0, 2 * math.pi, count))
+        focal = self._focal[view]
+        base_K = _intrinsics(focal, VIEW_SIZE)
+        pixels = self._pixels[view]
+
+        # What hides the object, in a frame that is rolled already but still looks at it whole.
+        coarse_K = _intrinsics(focal * _COARSE / VIEW_SIZE, _COARSE)
+        coarse2base = base_K @ roll.mT @ _inverse_K(coarse_K)
+        silhouette = _warp(pixels[:, :1].float() / 255, coarse2base, _COARSE)
+        silhouette = (silhouette > 0.5).float()
+        hidden, outside = self._hiding(count)
+        visible = silhouette * (1 - hidden) * (1 - outside)
+        share = visible.sum((1, 2, 3)) / silhouette.sum((1, 2, 3)).clamp(min=1)
+        unfit = (share < config.min_visible)[:, None, None, None]
+        hidden, outside = hidden.masked_fill(unfit, 0), outside.masked_fill(unfit, 0)
+        visible = silhouette * (1 - hidden) * (1 - outside)
+        share = torch.where(unfit.flatten(), torch.ones_like(share), share)
+
+        # The virtual camera that looks at the visible part's box, which is not quite right.
+        center, extent = _boxes(visible)
+        center = center + extent[:, None] * config.box_shift * self._normal(count, 2)
+        extent = extent * torch.exp(config.box_scale * self._normal(count)).clamp(0.7, 1.5)
+        ray = torch.cat([(center - (_COARSE - 1) / 2), coarse_K[:, 0, :1]], 1)
+        tilt = _rotation_to_axis(ray)
+        crop_K = _intrinsics(coarse_K[:, 0, 0] * size / (config.margin * extent)
+                             * (ray.norm(dim=1) / ray[:, 2]), size)
+        crop2coarse = coarse_K @ tilt.mT @ _inverse_K(crop_K)
+        seen = _warp(pixels.float() / 255, coarse2base @ crop2coarse, size)
+        shade = _warp(torch.cat([hidden, 1 - outside], 1), crop2coarse, size, 'border')
+        hidden, inside = shade.sub_(0.5).mul_(3).add_(0.5).clamp_(0, 1).split(1, 1)
+        silhouette = seen[:, :1]
+        visible = silhouette * (1 - hidden) * inside
+
+        mask = self._faulty_mask(visible)
+        rgb = None
+        if self.network_input == 'rgb_mask':
+            rgb = self._photograph(seen, hidden) * inside
+        turn = tilt @ roll
+        rotation = turn @ self._rotation[view]
+        translation = (turn @ self._translation[view][..., None])[..., 0]
+        points = torch.einsum('bij,lkj->blki', rotation, self._keypoints)  # (B, L, K, 3)
+        points = (points + translation[:, None, None]) @ crop_K[:, None].mT
+        keypoints = points[..., :2] / points[..., 2:]
+        return CropBatch(prepare_input(rgb, mask), keypoints, crop_K, rotation, translation,
+                         share)
+
+    def _blobs(self, count, cells, size, channels=1):
+        """Return smooth noise (count, channels, size, size), about standard normal."""
+        noise = self._normal(count, channels, cells, cells)
+        return functional.interpolate(noise, size=(size, size), mode='bicubic',
+                                      align_corners=False) * 1.3
+
+    def _hiding(self, count):
+        """Return where an occluder and where the image's outside is, (B, 1, 64, 64) each."""
+        axis = torch.linspace(-1, 1, _COARSE, device=self.device)
+        y, x = torch.meshgrid(axis, axis, indexing='ij')
+        angle = self._uniform(0, 2 * math.pi, count, 1, 1)
+        radius = self._uniform(0.2, 1.1, count, 1, 1)
+        heading = self._uniform(0, 2 * math.pi, count, 1, 1)
+        dx = x - radius * torch.cos(heading)
+        dy = y - radius * torch.sin(heading)
+        u = dx * torch.cos(angle) + dy * torch.sin(angle)
+        v = dy * torch.cos(angle) - dx * torch.sin(angle)
+        u = u / self._uniform(0.15, 0.8, count, 1, 1)
+        v = v / self._uniform(0.1, 0.5, count, 1, 1)
+        # From ellipse to rectangle; half of them with a rugged outline.
+        power = self._uniform(1, 6, count, 1, 1)
+        reach = (u.abs() ** power + v.abs() ** power) ** (1 / power)
+        rugged = self._blobs(count, 7, _COARSE)[:, 0] * self._uniform(-0.3, 0.3, count, 1, 1)
+        hidden = (reach + rugged.where(self._uniform(0, 1, count, 1, 1) < 0.5,
+                                       torch.zeros_like(rugged)) < 1).float()[:, None]
+        hidden = hidden * self._chance(self.config.occluded, count)
+        side = torch.randint(4, (count, 1, 1), generator=self.generator, device=self.device)
+        along = torch.where(side % 2 == 0, x.expand(count, -1, -1), y.expand(count, -1, -1))
+        along = torch.where(side < 2, along, -along)
+        outside = (along > self._uniform(-0.2, 0.9, count, 1, 1)).float()[:, None]
+        return hidden, outside * self._chance(self.config.truncated, count)
+
+    def _faulty_mask(self, visible):
+        """Return masks (B, 1, S, S), 0..1, as a segmenter might give them."""
+        config, count, size = self.config, len(visible), visible.shape[-1]
+        # Segmenters draw masks on a grid of about 28 x 28 over the box, and so does this.
+        cells = round(28 * config.margin)
+        whole = functional.interpolate(visible, size=(cells, cells), mode='area')
+        # A blurred mask is a distance to its outline; moving the threshold moves that.
+        soft = _blur(whole, 1.5)
+        shrink = self._uniform(-0.25, 1, count, 1, 1, 1) * config.mask_erosion
+        wobble = self._blobs(count, 9, cells) * self._uniform(0, 1, count, 1, 1, 1)
+        mask = soft - shrink + wobble * config.mask_wobble * 4 * soft * (1 - soft)
+        lost = self._blobs(count, 4, cells) - self._uniform(0, 1.2, count, 1, 1, 1)
+        lost = lost.clamp(min=0) * self._chance(config.mask_part_lost, count)
+        near = _blur(whole, 3.0) > 0.2
+        more = self._blobs(count, 6, cells) - self._uniform(0.3, 1.2, count, 1, 1, 1)
+        more = more.clamp(min=0) * near * self._chance(config.mask_bleeding, count)
+        mask = mask + 2 * more - 2 * lost
+        # Faults must not take everything.
+        kept = (mask > 0.5).sum((1, 2, 3), keepdim=True) > 0.3 * whole.sum((1, 2, 3), keepdim=True)
+        mask = torch.where(kept, mask, whole)
+        mask = functional.interpolate(mask, size=(size, size), mode='bilinear',
+                                      align_corners=False)
+        mask = mask.sub_(0.5).mul_(8).add_(0.5).clamp_(0, 1)
+        if self.network_input == 'mask':
+            return mask
+        return mask * (1 - self._chance(config.mask_dropped, count))
+
+    def _photograph(self, seen, hidden):
+        """Return RGB (B, 3, S, S), 0..1, of a lit object before and behind random things."""
+        count, size = len(seen), seen.shape[-1]
+        mask, albedo = seen[:, :1], seen[:, 1:4] / seen[:, :1].clamp(min=1e-3)
+        if self.recolor:
+            albedo = self._texture(count, size)
+        normal = seen[:, 4:7] * 2 - 1
+        albedo = albedo.clamp(0, 1) ** self._uniform(0.75, 1.35, count, 1, 1, 1)
+        grey = albedo.mean(1, keepdim=True)
+        albedo = grey + (albedo - grey) * self._uniform(0.5, 1.3, count, 1, 1, 1)
+        light = self._uniform(0.25, 0.9, count, 1, 1, 1).expand(-1, 3, -1, -1)
+        gloss = torch.zeros_like(light)
+        for strength in (0.9, 0.5):
+            # Lights stand on the camera's side; the normals' frame is rolled, but so are they.
+            way = self._normal(count, 3)
+            way[:, 2] = -way[:, 2].abs() - 0.2
+            way = functional.normalize(way, dim=1)
+            color = 1 + 0.15 * self._normal(count, 3, 1, 1)
+            color = color * self._uniform(0, strength, count, 1, 1, 1)
+            light = light + color * _dot(normal, way).clamp_(min=0)
+            half = functional.normalize(way + torch.tensor([0, 0, -1.0], device=self.device),
+                                        dim=1)
+            shine = _dot(normal, half).clamp_(min=0) ** self._uniform(8, 60, count, 1, 1, 1)
+            gloss = gloss + color * shine
+        shadow = 1 - (self._blobs(count, 4, size).clamp(0, 1)
+                      * self._uniform(0, 0.6, count, 1, 1, 1))
+        rgb = albedo * light * shadow
+        rgb = rgb + gloss * self._uniform(-0.4, 0.6, count, 1, 1, 1).clamp(min=0)
+        background = self._texture(count, size)
+        front = self._texture(count, size)
+        rgb = background + (rgb - background) * mask
+        rgb = rgb + (front - rgb) * hidden
+        return self._sensor(rgb)
+
+    def _texture(self, count, size):
+        """Return random cuts (B, 3, size, size) of the backgrounds in random colours."""
+        chosen = torch.randint(len(self._backgrounds), (count,), generator=self.generator,
+                               device=self.device)
+        zoom = torch.exp(self._uniform(math.log(0.15), math.log(1.0), count))
+        angle = self._uniform(0, 2 * math.pi, count)
+        theta = torch.zeros(count, 2, 3, device=self.device)
+        theta[:, 0, 0], theta[:, 0, 1] = zoom * torch.cos(angle), -zoom * torch.sin(angle)
+        theta[:, 1, 0], theta[:, 1, 1] = zoom * torch.sin(angle), zoom * torch.cos(angle)
+        theta[:, :, 2] = self._uniform(-0.6, 0.6, count, 2)
+        grid = functional.affine_grid(theta, (count, 3, size, size), align_corners=False)
+        picture = functional.grid_sample(self._backgrounds[chosen].float() / 255, grid,
+                                         padding_mode='reflection', align_corners=False)
+        gain = torch.exp(0.3 * self._normal(count, 1, 1, 1) + 0.12 * self._normal(count, 3, 1, 1))
+        return (picture * gain + 0.1 * self._normal(count, 1, 1, 1)).clamp(0, 1)
+
+    def _sensor(self, rgb):
+        """Return what a camera makes of it: few pixels, blur, colour cast, noise."""
+        count, size = len(rgb), rgb.shape[-1]
+        exposure = torch.exp(0.2 * self._normal(count, 1, 1, 1)
+                             + 0.06 * self._normal(count, 3, 1, 1))
+        rgb = rgb * exposure + 0.04 * self._normal(count, 1, 1, 1)
+        level = self._uniform(0, self.config.noise, count, 1, 1, 1)
+        if self._uniform(0, 1, 1).item() < self.config.resolution_loss:
+            # Far objects are few pixels, enlarged; one size for the batch.
+            small = int(self._uniform(0.28, 0.9, 1).item() * size)
+            rgb = functional.interpolate(rgb, size=(small, small), mode='area')
+        if self._uniform(0, 1, 1).item() < 0.4:
+            rgb = _blur(rgb, self._uniform(0.4, 1.2, 1).item() * rgb.shape[-1] / 128)
+        rgb = rgb + level * self._normal(*rgb.shape)
+        rgb = rgb.clamp_(0, 1) ** self._uniform(0.75, 1.3, count, 1, 1, 1)
+        if rgb.shape[-1] != size:
+            rgb = functional.interpolate(rgb, size=(size, size), mode='bilinear',
+                                         align_corners=False)
+        return rgb
+
+
+def _intrinsics(focal, size):
+    """Return K (B, 3, 3) of focal lengths (B,) for a square image."""
+    K = torch.zeros(len(focal), 3, 3, device=focal.device)
+    K[:, 0, 0] = K[:, 1, 1] = focal
+    K[:, 0, 2] = K[:, 1, 2] = (size - 1) / 2
+    K[:, 2, 2] = 1
+    return K
+
+
+def _inverse_K(K):
+    """Return the inverse of intrinsics (B, 3, 3) without skew."""
+    inverse = torch.zeros_like(K)
+    inverse[:, 0, 0], inverse[:, 1, 1] = 1 / K[:, 0, 0], 1 / K[:, 1, 1]
+    inverse[:, :2, 2] = -K[:, :2, 2] * inverse[:, (0, 1), (0, 1)]
+    inverse[:, 2, 2] = 1
+    return inverse
+
+
+def _roll_matrix(angle):
+    """Return rotations about z, shape (B, 3, 3)."""
+    R = torch.zeros(len(angle), 3, 3, device=angle.device)
+    R[:, 0, 0] = R[:, 1, 1] = torch.cos(angle)
+    R[:, 0, 1], R[:, 1, 0] = -torch.sin(angle), torch.sin(angle)
+    R[:, 2, 2] = 1
+    return R
+
+
+def _rotation_to_axis(rays):
+    """Return the smallest rotations (B, 3, 3) that turn rays (B, 3), z > 0, onto z."""
+    x, y, z = functional.normalize(rays, dim=1).unbind(1)
+    # Rodrigues with axis (y, -x, 0) and cosine z, in closed form.
+    scale = 1 / (1 + z)
+    return torch.stack([1 - x * x * scale, -x * y * scale, -x,
+                        -x * y * scale, 1 - y * y * scale, -y,
+                        x, y, z], 1).reshape(-1, 3, 3)
+
+
+def _warp(images, homography, size, padding='zeros'):
+    """Return (B, C, size, size): pixel p shows the image (B, C, h, w) at homography p."""
+    height, width = images.shape[-2:]
+    axis = torch.arange(size, dtype=torch.float32, device=images.device)
+    y, x = torch.meshgrid(axis, axis, indexing='ij')
+    grid = torch.stack([x, y, torch.ones_like(x)], -1).reshape(1, -1, 3)  # (1, S S, 3)
+    source = grid @ homography.mT
+    source = source[..., :2] / source[..., 2:]
+    scale = torch.tensor([2 / width, 2 / height], device=images.device)
+    source = (source + 0.5) * scale - 1
+    return functional.grid_sample(images, source.reshape(-1, size, size, 2),
+                                  padding_mode=padding, align_corners=False)
+
+
+def _dot(images, vectors):
+    """Return images (B, 3, h, w) times vectors (B, 3), summed: (B, 1, h, w)."""
+    x, y, z = vectors[:, :, None, None].split(1, 1)
+    return images[:, :1] * x + images[:, 1:2] * y + images[:, 2:] * z
+
+
+def _blur(images, sigma):
+    """Return images (B, C, h, w) after a gaussian blur of `sigma` pixels."""
+    radius = max(1, math.ceil(2.2 * sigma))
+    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(-radius, radius + 1)]
+    # Sums of shifted images: a convolution of one channel is far slower on a CPU.
+    for axis, pad in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
+        wide = functional.pad(images, pad, mode='replicate')
+        images = sum(wide.narrow(axis, step, images.shape[axis]) * (weight / sum(weights))
+                     for step, weight in enumerate(weights))
+    return images
+
+
+def _boxes(masks):
+    """Return centres (B, 2) and longer sides (B,) in pixels of the masks' boxes."""
+    size = masks.shape[-1]
+    found = []
+    for axis in (2, 3):  # over rows: columns that are hit, and the other way round
+        hit = masks[:, 0].amax(axis - 1)  # (B, size)
+        index = torch.arange(size, dtype=torch.float32, device=masks.device)
+        low = torch.where(hit > 0, index, float(size)).amin(1)
+        high = torch.where(hit > 0, index, -1.0).amax(1)
+        found.append(((low + high) / 2, (high - low + 1).clamp(min=1)))
+    (x, width), (y, height) = found
+    return torch.stack([x, y], 1), torch.maximum(width, height)
