@@ -9,7 +9,6 @@ environment, as if it had been part of the wheels, so nothing has to be sourced.
 import os
 from pathlib import Path
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -43,21 +42,6 @@ def repair_wheel_exports(prefix):
             repaired = re.sub(pattern, lambda _, folder=folder: folder, repaired)
         if repaired != text:
             export.write_text(repaired)
-
-
-def check_tools():
-    """Raise a BuildError that names the first tool which the build would miss."""
-    for tools, package in ((('cmake',), 'cmake'), (('make',), 'make'), (('c++', 'g++'), 'g++')):
-        if not any(shutil.which(tool) for tool in tools):
-            raise BuildError(
-                f'{tools[0]} is not on the PATH: the message packages are compiled here '
-                f'(Debian, Ubuntu: sudo apt install {package})')
-    header = Path(sysconfig.get_path('include')) / 'Python.h'
-    if not header.is_file():
-        version = f'{sys.version_info.major}.{sys.version_info.minor}'
-        raise BuildError(
-            f"{header} is missing: the message packages need Python's headers "
-            f'(Debian, Ubuntu: sudo apt install python{version}-dev)')
 
 
 def build(package, prefix, folder):
@@ -94,7 +78,6 @@ def main():
         return 2
     prefix = Path(sys.prefix)
     try:
-        check_tools()
         repair_wheel_exports(prefix)
         with tempfile.TemporaryDirectory(prefix='pose_estimator_msgs_') as folder:
             for package in PACKAGES:

@@ -1,0 +1,43 @@
+# Everything that a machine without ROS needs: `make demo` and `make test` set up what they use.
+# docs/installation.md tells what happens, and the other road, inside a ROS 2 distribution.
+
+POSE_ESTIMATOR_VENV ?= $(CURDIR)/.venv
+VENV := $(abspath $(POSE_ESTIMATOR_VENV))
+
+# The wheels and a sourced ROS distribution do not mix: nothing of such a shell reaches the recipes.
+unexport PYTHONPATH PYTHONHOME AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
+unexport LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+# The package is not installed: several checkouts may share one environment.
+RUN = PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) \
+	  | awk -F '|' '{ printf "make %-10s  %s\n", $$1, $$2 }'
+
+setup:  ## make the virtual environment (.venv, or $POSE_ESTIMATOR_VENV); a second run is instant
+	@fits='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; \
+	for python in "$$PYTHON" python3 python3.11 python3.12 python3.13; do \
+	  if "$$python" -c "$$fits" 2> /dev/null; then \
+	    exec "$$python" requirements/install.py "$(VENV)"; \
+	  fi; \
+	done; \
+	echo 'error: no Python 3.11 to 3.13 on the PATH: set PYTHON=/path/to/python3.11, or use the' \
+	  'package inside a ROS 2 distribution instead: docs/installation.md' >&2; \
+	exit 2
+
+demo: setup  ## a virtual camera, both nodes and the poses they find, in about a minute
+	@$(RUN) -m pose_estimator demo
+
+test: setup  ## all tests
+	@$(RUN) -m pytest
+
+test-fast: setup  ## the tests that take seconds
+	@$(RUN) -m pytest -m 'not slow'
+
+clean:  ## remove the virtual environment and what tools left behind
+	rm -rf "$(CURDIR)/.venv" build install log .pytest_cache .mypy_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
