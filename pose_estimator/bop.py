@@ -5,9 +5,9 @@ The only module that knows millimetres: what it gives and takes is in metres.
 """
 
 import csv
-import json
 from dataclasses import dataclass
 from functools import lru_cache
+import json
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -17,7 +17,7 @@ import numpy as np
 from .camera import PinholeCamera
 from .errors import InputError
 from .geometry import Pose
-from .object_model import Symmetries, bop_symmetries, load_mesh
+from .object_model import bop_symmetries, load_mesh, Symmetries
 
 MM = 0.001
 TARGETS = 'test_targets_bop19.json'

@@ -8,10 +8,10 @@ writes BOP's result file and prints the share of targets that are right by the u
 Detections decide what is estimated; neither the target list nor the truth is looked at for that.
 """
 
-import json
-import time
 from collections import Counter
+import json
 from pathlib import Path
+import time
 from typing import NamedTuple
 
 import numpy as np

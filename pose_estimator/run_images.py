@@ -7,10 +7,10 @@ Estimate poses in pictures or a video, without ROS.
 writes annotated pictures or an annotated video, and poses.json and poses.csv beside them.
 """
 
+from collections import Counter
 import csv
 import glob
 import json
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -234,8 +234,8 @@ def estimate_frames(estimator, instances_of, frames, camera, output, say=print):
     for frame in frames:
         height, width = frame.image.shape[:2]
         if (width, height) != (camera.width, camera.height):
-            raise InputError(f'{frame.name}: expected an image of the calibration\'s size '
-                             f'{camera.width} x {camera.height}, got {width} x {height}')
+            raise InputError(f'{frame.name}: expected {camera.width} x {camera.height} pixels, as '
+                             f'the calibration says, got {width} x {height}')
         poses = estimator.estimate(frame.image if estimator.needs_image else None,
                                    instances_of(frame), camera)
         records.append({'image': frame.name, 'objects': [_record(one) for one in poses]})
