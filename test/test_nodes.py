@@ -1,0 +1,298 @@
+"""The nodes as a robot meets them: over DDS, in processes of their own."""
+
+import signal
+
+from fake_nodes import DISTANCE, FakeSegmenter
+from geometry_msgs.msg import PoseStamped
+import numpy as np
+from pose_estimator.instance import Instance, mask_box
+from pose_estimator.nodes.conversions import ImageReader, instances_to_messages
+import pytest
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+import robot as robots
+from robot import by_stamp, camera_info, HERE, picture, picture_message, Robot
+from sensor_msgs.msg import CameraInfo, Image
+from tf2_msgs.msg import TFMessage
+from vision_msgs.msg import Detection2DArray, Detection3DArray
+from visualization_msgs.msg import Marker, MarkerArray
+
+RELIABLE = [part for topic in ('image', 'camera_info') for part in
+            ('-p', f'qos_overrides./{topic}.subscription.reliability:=reliable')]
+
+
+class Results:
+    """All that pose_node publishes."""
+
+    def __init__(self, robot):
+        self.poses = robot.collect(PoseStamped, 'object_poses')
+        self.detections = robot.collect(Detection3DArray, 'object_detections')
+        self.tf = robot.collect(TFMessage, '/tf')
+        self.markers = robot.collect(MarkerArray, 'object_markers')
+
+
+@pytest.fixture(scope='module')
+def pipeline(tmp_path_factory):
+    """Both nodes in one process, with networks that know the answer."""
+    domain = robots.free_domain()
+    process = robots.Process(domain, tmp_path_factory.mktemp('pipeline') / 'log',
+                             HERE / 'fake_nodes.py', 'segmentation,pose_rgb_mask',
+                             '--ros-args', *RELIABLE)
+    robot = Robot(domain)
+    robot.results = Results(robot)
+    robot.masks = robot.collect(Image, 'instance_masks')
+    robot.boxes = robot.collect(Detection2DArray, 'detections')
+    robot.process = process
+    robot.advertise(Image, 'image')
+    robot.advertise(CameraInfo, 'camera_info')
+    robot.wait(lambda: robot.publishers['image'].get_subscription_count() == 2, 'both nodes')
+    yield robot
+    robot.close()
+    process.kill()
+
+
+@pytest.fixture(scope='module')
+def pose_node(tmp_path_factory):
+    """The pose node for input mask."""
+    domain = robots.free_domain()
+    process = robots.Process(domain, tmp_path_factory.mktemp('pose') / 'log',
+                             HERE / 'fake_nodes.py', 'pose_mask', '--ros-args', *RELIABLE)
+    robot = Robot(domain)
+    robot.results = Results(robot)
+    robot.process = process
+    robot.advertise(Image, 'instance_masks')
+    robot.advertise(Detection2DArray, 'detections')
+    robot.advertise(CameraInfo, 'camera_info')
+    yield robot
+    robot.close()
+    process.kill()
+
+
+def segment(**what):
+    """Return the instances of a picture."""
+    return FakeSegmenter().segment(picture(**what))
+
+
+def publish_masks(robot, header, instances, info=True):
+    """Publish what a segmentation node would."""
+    masks, detections = instances_to_messages(instances, robots.HEIGHT, robots.WIDTH, header)
+    if info:
+        robot.publish(camera_info=camera_info(header))
+    robot.publish(instance_masks=masks, detections=detections)
+
+
+def test_image_gives_masks_and_detections_under_its_header(pipeline):
+    header = pipeline.header()
+    pipeline.publish(image=picture_message(header))
+    pipeline.wait(lambda: by_stamp(pipeline.masks, header) and by_stamp(pipeline.boxes, header),
+                  'masks and detections')
+    masks, boxes = by_stamp(pipeline.masks, header)[0], by_stamp(pipeline.boxes, header)[0]
+    assert masks.header == header and boxes.header == header
+    assert masks.encoding == 'mono16'
+    labels = ImageReader().labels(masks)
+    assert set(np.unique(labels)) == {0, 1, 2}
+    cup, bottle = boxes.detections
+    assert (cup.id, cup.results[0].hypothesis.class_id) == ('1', 'cup')
+    assert cup.results[0].hypothesis.score == pytest.approx(0.9)
+    assert (labels == 1).sum() == 40 * 40
+    assert (cup.bbox.center.position.x, cup.bbox.center.position.y) == (39.5, 59.5)
+    assert (cup.bbox.size_x, cup.bbox.size_y) == (40, 40)
+    assert bottle.results[0].hypothesis.class_id == 'bottle'
+
+
+def test_image_gives_poses_that_agree_on_all_topics(pipeline):
+    header, results = pipeline.header(), pipeline.results
+    pipeline.publish(camera_info=camera_info(header), image=picture_message(header))
+    pipeline.wait(lambda: len(by_stamp(results.poses, header)) == 2
+                  and by_stamp(results.detections, header)
+                  and any(by_stamp(one.transforms, header) for one in results.tf)
+                  and any(by_stamp(one.markers, header) for one in results.markers), 'results')
+    poses = by_stamp(results.poses, header)
+    detections = by_stamp(results.detections, header)[0]
+    transforms = [one.transforms for one in results.tf if by_stamp(one.transforms, header)]
+    assert len(transforms) == 1, 'all transforms of an image in one message'
+    assert all(pose.header == header for pose in poses) and detections.header == header
+    assert [one.id for one in detections.detections] == ['cup_1', 'bottle_1']
+    for pose, detection, transform in zip(poses, detections.detections, transforms[0]):
+        assert transform.header == header
+        assert transform.child_frame_id == detection.id
+        result = detection.results[0]
+        assert f'{result.hypothesis.class_id}_1' == detection.id
+        assert result.hypothesis.score == pytest.approx(0.9)
+        assert result.pose.pose == pose.pose
+        covariance = np.reshape(result.pose.covariance, (6, 6))
+        assert np.diag(covariance) == pytest.approx(np.arange(1, 7) * 1e-6)
+        for axis in 'xyz':
+            assert getattr(transform.transform.translation, axis) == \
+                getattr(pose.pose.position, axis)
+        assert transform.transform.rotation == pose.pose.orientation
+    assert poses[0].pose.position.x == pytest.approx(DISTANCE * (39.5 - 79.5) / robots.FOCAL)
+    assert poses[0].pose.position.z == pytest.approx(DISTANCE)
+    markers = next(one.markers for one in results.markers if by_stamp(one.markers, header))
+    assert {(one.ns, one.action) for one in markers} >= {('cup_1', Marker.ADD),
+                                                         ('bottle_1', Marker.ADD)}
+    assert {one.text.split()[0] for one in markers if one.type == Marker.TEXT_VIEW_FACING} == \
+        {'cup_1', 'bottle_1'}
+
+
+def test_marker_of_what_is_gone_is_deleted_and_nothing_else_published(pipeline):
+    results = pipeline.results
+    for what in ({}, {'bottle': False}):
+        header = pipeline.header()
+        pipeline.publish(camera_info=camera_info(header), image=picture_message(header, **what))
+        pipeline.wait(lambda: any(by_stamp(one.markers, header) for one in results.markers),
+                      'markers')
+    markers = next(one.markers for one in results.markers if by_stamp(one.markers, header))
+    assert {(one.ns, one.action) for one in markers} == {('cup_1', Marker.ADD),
+                                                         ('bottle_1', Marker.DELETE)}
+    header = pipeline.header()
+    pipeline.publish(camera_info=camera_info(header),
+                     image=picture_message(header, cup=False, bottle=False))
+    pipeline.wait(lambda: by_stamp(results.detections, header), 'empty detections')
+    assert by_stamp(results.detections, header)[0].detections == []
+    assert not by_stamp(results.poses, header)
+
+
+def test_overlay_is_published_while_somebody_listens(pipeline):
+    overlays = []
+    subscription = pipeline.node.create_subscription(Image, 'pose_overlay', overlays.append, 10)
+    pipeline.wait(lambda: pipeline.node.count_publishers('pose_overlay'), 'overlay')
+    pipeline.spin(0.5)
+    header = pipeline.header()
+    pipeline.publish(camera_info=camera_info(header), image=picture_message(header))
+    pipeline.wait(lambda: by_stamp(overlays, header), 'overlay')
+    overlay = by_stamp(overlays, header)[0]
+    assert overlay.header == header and overlay.encoding == 'rgb8'
+    pixels = ImageReader().rgb(overlay)
+    assert pixels.shape == picture().shape
+    assert (pixels != picture()).any()
+    pipeline.node.destroy_subscription(subscription)
+
+
+def test_input_mask_needs_no_image_topic(pose_node):
+    assert pose_node.node.count_subscribers('image') == 0
+    assert pose_node.node.count_publishers('image') == 0
+    header = pose_node.header()
+    publish_masks(pose_node, header, segment())
+    pose_node.wait(lambda: len(by_stamp(pose_node.results.poses, header)) == 2, 'poses')
+
+
+def test_input_mask_subscribes_to_the_image_for_the_overlay_alone(pose_node):
+    node, overlays = pose_node.node, []
+    subscription = node.create_subscription(Image, 'pose_overlay', overlays.append, 10)
+    pose_node.wait(lambda: node.count_subscribers('image') == 1, 'subscription to the image')
+    header = pose_node.header()
+    publish_masks(pose_node, header, segment())
+    pose_node.wait(lambda: by_stamp(pose_node.results.poses, header), 'poses without an image')
+    pose_node.advertise(Image, 'image')
+    header = pose_node.header()
+    pose_node.publish(image=picture_message(header))
+    pose_node.spin(0.5)  # the image first, as from a camera
+    publish_masks(pose_node, header, segment())
+    pose_node.wait(lambda: by_stamp(overlays, header), 'overlay')
+    node.destroy_subscription(subscription)
+    pose_node.wait(lambda: node.count_subscribers('image') == 0, 'end of the subscription')
+
+
+def test_masks_without_their_detections_wait_and_others_go_on(pose_node):
+    late, header = pose_node.header(), pose_node.header()
+    masks, detections = instances_to_messages(segment(), robots.HEIGHT, robots.WIDTH, late)
+    pose_node.publish(camera_info=camera_info(late), instance_masks=masks)
+    pose_node.spin(0.3)
+    assert not by_stamp(pose_node.results.detections, late)
+    pose_node.publish(detections=detections)
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, late), 'late result')
+    publish_masks(pose_node, header, segment())
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
+
+
+def test_camera_info_of_other_stamps_serves_with_one_warning(pose_node):
+    pose_node.publish(camera_info=camera_info(pose_node.header('other')))
+    for _ in range(2):
+        pose_node.publish(camera_info=camera_info(pose_node.header('other')))
+        header = pose_node.header('other')
+        publish_masks(pose_node, header, segment(), info=False)
+        pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
+    pose_node.process.wait_for('no camera_info has the stamp of its image')
+    assert pose_node.process.output.count('no camera_info has the stamp of its image') == 1
+
+
+def test_instances_of_a_class_are_numbered_from_left_to_right(pose_node):
+    masks = np.zeros((3, robots.HEIGHT, robots.WIDTH), bool)
+    for mask, left in zip(masks, (100, 10, 60)):
+        mask[20:50, left:left + 20] = True
+    instances = [Instance('cup', score, mask_box(mask), mask, number)
+                 for number, (mask, score) in enumerate(zip(masks, (0.9, 0.8, 0.7)), 1)]
+    header = pose_node.header()
+    publish_masks(pose_node, header, instances)
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
+    found = by_stamp(pose_node.results.detections, header)[0].detections
+    assert [one.id for one in found] == ['cup_1', 'cup_2', 'cup_3']
+    x = [one.results[0].pose.pose.position.x for one in found]
+    assert x == sorted(x)
+
+
+def test_parameters_are_described_and_checked_when_set(pose_node):
+    names = ['min_score', 'rectified', 'publish_tf', 'input', 'queue_size']
+    described = pose_node.call(DescribeParameters, 'pose_node/describe_parameters',
+                               DescribeParameters.Request(names=names)).descriptors
+    assert all(one.description for one in described)
+    assert described[0].floating_point_range[0].to_value == 1.0
+    assert described[3].read_only and 'mask' in described[3].additional_constraints
+
+    def set_parameter(name, **value):
+        request = SetParameters.Request(parameters=[Parameter(
+            name=name, value=ParameterValue(**value))])
+        return pose_node.call(SetParameters, 'pose_node/set_parameters', request).results[0]
+
+    refused = set_parameter('min_score', type=ParameterType.PARAMETER_DOUBLE, double_value=1.5)
+    assert not refused.successful and 'min_score' in refused.reason
+    refused = set_parameter('min_score', type=ParameterType.PARAMETER_DOUBLE,
+                            double_value=float('nan'))
+    assert not refused.successful and 'min_score' in refused.reason
+    refused = set_parameter('input', type=ParameterType.PARAMETER_STRING, string_value='mask')
+    assert not refused.successful and 'read-only' in refused.reason
+
+    for publish_tf in (False, True):
+        assert set_parameter('publish_tf', type=ParameterType.PARAMETER_BOOL,
+                             bool_value=publish_tf).successful
+        header = pose_node.header()
+        publish_masks(pose_node, header, segment())
+        pose_node.wait(lambda: len(by_stamp(pose_node.results.poses, header)) == 2, 'poses')
+        pose_node.wait(lambda: any(by_stamp(one.markers, header)
+                                   for one in pose_node.results.markers), 'markers')
+        pose_node.spin(0.3)
+        assert any(by_stamp(one.transforms, header)
+                   for one in pose_node.results.tf) == publish_tf
+
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_nodes_quietly(how, tmp_path):
+    process = robots.Process(robots.free_domain(), tmp_path / 'log', HERE / 'fake_nodes.py',
+                             'segmentation,pose_mask')
+    process.wait_for('[pose_node]: ready')
+    assert process.stop(how) == 0
+    assert 'Traceback' not in process.output and 'rror' not in process.output
+
+
+@pytest.mark.parametrize('node, arguments, words', [
+    ('segmentation_node', ['-p', 'segmenter:=yolo'], 'segmenter: expected one of mask_rcnn'),
+    ('segmentation_node', ['-p', 'min_score:=2.0'], 'min_score'),
+    ('segmentation_node', ['-p', 'class_map:=[cup]'], 'class_map: expected key:value'),
+    ('segmentation_node', ['-p', 'weights:=/nowhere.safetensors'], '/nowhere.safetensors'),
+    ('segmentation_node', ['-p', 'segmenter:=recorded'], 'detections: expected a path'),
+    ('pose_node', ['-p', 'min_score:=high'], 'min_score'),
+    ('pose_node', ['-p', 'models:=/nowhere'], '/nowhere'),
+    ('pose_node', ['-p', 'input:=depth'], 'input: expected one of rgb_mask, mask'),
+    ('pose_node', ['-p', 'mesh_resources:=[cup]'], 'mesh_resources: expected key:value'),
+    ('pose_node', ['--params-file', '/nowhere.yaml'], '/nowhere.yaml'),
+    ('dataset_camera', [], 'dataset: expected'),
+    ('dataset_camera', ['-p', 'dataset:=/nowhere'], '/nowhere'),
+])
+def test_bad_start_ends_with_one_line_and_code_2(node, arguments, words, tmp_path):
+    process = robots.Process(robots.free_domain(), tmp_path / 'log', '-m',
+                             f'pose_estimator.nodes.{node}', '--ros-args', *arguments)
+    assert process.finish() == 2
+    lines = process.output.strip().splitlines()
+    assert len(lines) == 1, process.output
+    assert lines[0].startswith('error: ') and words in lines[0]
