@@ -138,6 +138,8 @@ class PinholeCamera:
         if not self.is_distorted:
             homogeneous = np.column_stack([pixels, np.ones(len(pixels))])
             return homogeneous @ np.linalg.inv(self.K).T
+        if not len(pixels):
+            return np.zeros((0, 3))
         if self.distortion_model == 'equidistant':
             plane = cv2.fisheye.undistortPoints(pixels[:, None], self.K, self.distortion)
         else:

@@ -4,11 +4,10 @@ import json
 
 import cv2
 import numpy as np
-import trimesh
-
 from pose_estimator.geometry import Pose
 from pose_estimator.object_model import load_mesh
 from pose_estimator.synthetic.render import RayCaster
+import trimesh
 
 WIDTH, HEIGHT = 160, 120
 # The second object looks the same after half a turn about its z axis.

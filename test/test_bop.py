@@ -4,12 +4,11 @@ import json
 
 from bop_example import HEIGHT, IMAGES, intrinsics, true_pose, WIDTH, write_dataset
 import numpy as np
-import pytest
-
 from pose_estimator import bop
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose, random_rotations
 from pose_estimator.true_masks import TrueMasks
+import pytest
 
 
 @pytest.fixture(scope='module')

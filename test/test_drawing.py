@@ -3,13 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
-
 from pose_estimator import drawing
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.geometry import Pose
 from pose_estimator.instance import Instance
 from pose_estimator.object_model import ObjectModel
+import pytest
 
 K = np.array([[500, 0, 320], [0, 500, 240], [0, 0, 1]], float)
 CAMERAS = [PinholeCamera(K, 640, 480),

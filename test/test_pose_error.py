@@ -1,12 +1,11 @@
 """Pose errors, against values worked out by hand and against plain loops."""
 
 import numpy as np
-import pytest
-
 from pose_estimator import pose_error
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.geometry import Pose, random_rotations
 from pose_estimator.object_model import Symmetries
+import pytest
 
 POINTS = np.array([[0.1, 0, 0], [-0.1, 0, 0], [0, 0.05, 0], [0, -0.05, 0]])
 CAMERA = PinholeCamera([[500, 0, 320], [0, 400, 240], [0, 0, 1]], 640, 480)
