@@ -40,7 +40,7 @@ class HourglassConfig:
     keypoints: int = 32
     input_size: int = 128
     heatmap_size: int = 32
-    width: int = 96
+    width: int = 64
     depth: int = 1
     modules: int = 2
 
@@ -80,9 +80,10 @@ class Residual(nn.Module):
         self.layers = nn.Sequential(
             _conv(in_channels, middle, 1), nn.ReLU(inplace=True),
             _conv(middle, middle, 3), nn.ReLU(inplace=True),
-            _conv(middle, out_channels, 1))
+            # No batch norm on the wide end: on a CPU it would cost as much as the rest.
+            nn.Conv2d(middle, out_channels, 1))
         self.skip = (nn.Identity() if in_channels == out_channels
-                     else _conv(in_channels, out_channels, 1))
+                     else nn.Conv2d(in_channels, out_channels, 1))
 
     def forward(self, x):
         """Return features of the same size."""
@@ -121,16 +122,14 @@ class StackedHourglass(nn.Module):
         self.config = config
         width, shrink = config.width, config.input_size // config.heatmap_size
         stem = [_conv(config.in_channels, width // 2, 7, stride=min(shrink, 2)),
-                nn.ReLU(inplace=True), Residual(width // 2, width)]
+                nn.ReLU(inplace=True)]
         while shrink > 2:
-            stem += [nn.MaxPool2d(2), Residual(width, width)]
+            stem.append(nn.MaxPool2d(2))
             shrink //= 2
-        self.stem = nn.Sequential(*stem)
+        self.stem = nn.Sequential(*stem, Residual(width // 2, width))
         self.hourglasses = nn.ModuleList(
             Hourglass(config.heatmap_size, width, config.depth) for _ in range(config.modules))
-        self.features = nn.ModuleList(
-            nn.Sequential(Residual(width, width), _conv(width, width, 1), nn.ReLU(inplace=True))
-            for _ in range(config.modules))
+        self.features = nn.ModuleList(Residual(width, width) for _ in range(config.modules))
         self.heads = nn.ModuleList(
             nn.Conv2d(width, config.keypoints, 1) for _ in range(config.modules))
         self.feed_features = nn.ModuleList(

@@ -1,0 +1,7 @@
+"""python -m pose_estimator."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,205 @@
+"""What a trained network is worth on held-back virtual data: figures, pictures, card."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from .predictor import KeypointPredictor
+from ..geometry import Pose
+from ..pnp import solve_pnp
+from ..scoring import fit_calibration, pose_features, RIGHT, score
+
+SAMPLES = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """
+    Outcome of evaluate_virtually.
+
+    Attributes
+    ----------
+    scores : dict
+        Plain numbers for the card.
+    calibration : dict
+        See scoring.py.
+    visible : array, shape (N,)
+        Visible share of each sample.
+    is_right : array of bool, shape (N,)
+    pictures : list of (crop (S, S, 3) uint8 RGB, truth (K, 2), found (K, 2), confidence (K,))
+
+    """
+
+    scores: dict
+    calibration: dict
+    visible: np.ndarray
+    is_right: np.ndarray
+    pictures: list
+
+
+def evaluate_virtually(checkpoint, sampler):
+    """
+    Measure keypoints and poses on virtual crops, and calibrate the score.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Its calibration is not used.
+    sampler : CropSampler
+        Of held-back views.
+
+    Returns
+    -------
+    Findings
+
+    """
+    predictor = KeypointPredictor(checkpoint)
+    model, size = checkpoint.model, checkpoint.config.input_size
+    turns = model.symmetries_for(checkpoint.network_input).transforms(36)
+    point_error, features, right, shift, angle, nees = [], [], [], [], [], []
+    visible, is_right, pictures = [], [], []
+    for _ in range(SAMPLES // 16):
+        batch = sampler.batch(16)
+        image = batch.image.numpy()
+        rgb = None
+        masks = ((image[:, -1] + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
+        if image.shape[1] == 4:
+            rgb = ((image[:, :3] / 4 + 0.45) * 255).clip(0, 255).round().astype(np.uint8)
+            rgb = rgb.transpose(0, 2, 3, 1)
+        found = predictor.predict(rgb, masks)
+        truth = batch.keypoints.numpy()  # (B, L, K, 2)
+        for index in range(len(image)):
+            error = np.linalg.norm(found.pixels[index] - truth[index], axis=-1)
+            best = int(error.mean(1).argmin())
+            point_error.append(error[best])
+            K = batch.K[index].double().numpy()
+            result = solve_pnp(model.keypoints, found.pixels[index], found.confidence[index],
+                               K, size)
+            visible.append(float(batch.visible[index]))
+            correct = False
+            if result.pose is not None:
+                true_pose = Pose(batch.R_m2c[index].double().numpy(),
+                                 batch.t_m2c[index].double().numpy())
+                add, nearest = _nearest(result.pose, true_pose, turns, model.points)
+                correct = add < RIGHT * model.diameter
+                features.append(pose_features(result, found.confidence[index], size))
+                right.append(correct)
+                turn = Rotation.from_matrix(result.pose.R_m2c @ nearest.R_m2c.T).as_rotvec()
+                move = result.pose.t_m2c - nearest.t_m2c
+                shift.append(np.linalg.norm(move) / model.diameter)
+                angle.append(np.degrees(np.linalg.norm(turn)))
+                if correct:
+                    error6 = np.concatenate([move, turn])
+                    nees.append(error6 @ np.linalg.pinv(result.covariance) @ error6)
+            is_right.append(correct)
+            if len(pictures) < 24:
+                shown = rgb[index] if rgb is not None else masks[index][..., None].repeat(3, 2)
+                pictures.append((shown, truth[index, best], found.pixels[index],
+                                 found.confidence[index]))
+    half = len(features) // 2
+    calibration, chance = {}, np.zeros(0)
+    if half >= 10:
+        calibration = fit_calibration(features[:half], right[:half], nees[:len(nees) // 2])
+        chance = np.array([score(one, calibration) for one in features[half:]])
+    gap = _calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
+    if not calibration:  # a network that finds nothing is never sure
+        calibration = {'mean': [0.0] * 4, 'scale': [1.0] * 4, 'weights': [0.0] * 4,
+                       'bias': -5.0, 'covariance_scale': 1.0}
+    scores = {
+        'samples': len(is_right), 'add_0.1d': 100 * float(np.mean(is_right)),
+        'keypoint_error_px': float(np.median(np.concatenate(point_error))),
+        'rotation_deg': float(np.median(angle)) if angle else None,
+        'translation_of_diameter': float(np.median(shift)) if shift else None,
+        'no_pose': 100 * (1 - len(features) / len(is_right)),
+        'calibration_error': float(gap)}
+    return Findings(scores, calibration, np.array(visible), np.array(is_right), pictures)
+
+
+def _nearest(pose, truth, turns, points):
+    """Return the smallest ADD to the truth under symmetries, and that symmetric truth."""
+    estimated = pose.transform(points)
+    best = None
+    for turn in turns:
+        candidate = truth.compose(turn)
+        add = np.linalg.norm(estimated - candidate.transform(points), axis=1).mean()
+        if best is None or add < best[0]:
+            best = add, candidate
+    return best
+
+
+def _calibration_error(chance, right, bins=10):
+    """Return the expected calibration error: mean gap of score and success over bins."""
+    place = np.minimum((chance * bins).astype(int), bins - 1)
+    return sum(abs(chance[place == index].mean() - right[place == index].mean())
+               * (place == index).mean() for index in range(bins) if (place == index).any())
+
+
+def write_report(path, model, config, about, history, findings):
+    """Write NAME.md, the card, and NAME.png, curves and sample pictures, beside the weights."""
+    stem = path.with_suffix('')
+    _draw(stem.with_name(stem.name + '.png'), model, config, history, findings)
+    scores = findings.scores
+
+    def number(key, pattern):
+        return 'none' if scores[key] is None else pattern.format(scores[key])
+
+    stem.with_name(stem.name + '.md').write_text(f'''# {stem.name}
+
+Keypoint model of the object `{model.name}` for input `{config.network_input}`
+({", ".join(f"`{name}`" for name in about["channels"])}), for `pose_estimator`.
+
+| | |
+|---|---|
+| Training data | virtual images of the mesh `{model.mesh_path.split("/")[-1]}` alone |
+| Command | `{about["command"]}` |
+| Date, machine | {about["date"]}; {about["processor"]} |
+| Time, samples | {about["minutes"]} min, {about["samples"]} crops of {about["views"]} views |
+| Network | {config.network.modules} hourglasses, {config.network.width} channels, \
+{config.network.input_size} px in, {config.network.heatmap_size} px heatmaps, \
+{config.network.keypoints} keypoints, loss {config.loss} |
+
+On {scores["samples"]} held-back virtual crops (other views, backgrounds and seeds, occluded and
+with faulty masks as in training):
+
+| ADD below 0.1 d | median keypoint error | median rotation | median translation | no pose | \
+calibration error of the score |
+|---|---|---|---|---|---|
+| {scores["add_0.1d"]:.1f} % | {scores["keypoint_error_px"]:.2f} px of \
+{config.network.input_size} | {number("rotation_deg", "{:.1f} deg")} | \
+{number("translation_of_diameter", "{:.3f} d")} | {scores["no_pose"]:.1f} % | \
+{scores["calibration_error"]:.3f} |
+
+![Curves and samples: truth green, found red]({stem.name}.png)
+''')
+
+
+def _draw(path, model, config, history, findings):
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(4, 8, figsize=(16, 8.6), dpi=60)
+    figure.suptitle(f'{model.name}, input {config.network_input}: held-back virtual crops, '
+                    'truth green, found red (pale: unsure)')
+    curve, share = axes[0, 0], axes[0, 4]
+    for axis in axes[0]:
+        axis.axis('off')
+    curve = figure.add_subplot(4, 2, 1)
+    curve.plot(*np.array(history).T if history else ([], []))
+    curve.set(xlabel='samples', ylabel='loss', yscale='log')
+    share = figure.add_subplot(4, 2, 2)
+    edges = np.linspace(0.2, 1, 9)
+    place = np.digitize(findings.visible, edges)
+    rows = [(edges[index - 1] + 0.05, findings.is_right[place == index].mean() * 100)
+            for index in range(1, 9) if (place == index).any()]
+    share.bar(*np.array(rows).T, width=0.08)
+    share.set(xlabel='visible share', ylabel='% within ADD 0.1 d', ylim=(0, 100))
+    for axis, (crop, truth, found, confidence) in zip(axes[1:].ravel(), findings.pictures):
+        axis.imshow(crop)
+        axis.scatter(*truth.T, s=6, c='lime', linewidths=0)
+        axis.scatter(*found.T, s=6, c='red', alpha=np.clip(confidence, 0.1, 1), linewidths=0)
+        axis.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0))
+        axis.axis('off')
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

@@ -1,0 +1,457 @@
+"""
+Train a keypoint network from a mesh, on virtual images alone.
+
+    python -m pose_estimator train config/objects/cup.yaml
+    python -m pose_estimator train config/objects/cup.yaml --input mask --minutes 5
+    python -m pose_estimator train --mesh drill.ply --unit mm --name drill
+    torchrun --nproc-per-node 4 -m pose_estimator train config/objects/cup.yaml
+
+Interrupted (Ctrl-C, kill), the same command goes on where it was.
+"""
+
+import copy
+import datetime
+import math
+import os
+import platform
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
+
+from .checkpoint import Checkpoint
+from .heatmaps import encode, LOSSES, symmetric_loss
+from .hourglass import HourglassConfig, StackedHourglass
+from .report import evaluate_virtually, write_report
+from ..errors import InputError
+from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
+from ..pipeline import SUFFIX
+from ..synthetic.backgrounds import background_bank
+from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
+from ..synthetic.views import appearance_views, silhouette_views
+
+DEFAULT_MINUTES = 15.0
+SAVE_EVERY = 60.0  # seconds
+# Set apart by seed: what is trained on, and what the report is measured on.
+TRAIN_SEED, REPORT_SEED = 0, 1_000_003
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """
+    How to train; the same for every object.
+
+    Attributes
+    ----------
+    network_input : str
+        'rgb_mask' or 'mask'.
+    minutes : float
+        Time to spend, rendering included; 0: as many samples as `samples`.
+    samples : int
+        Crops to train on; 0: as long as `minutes`.
+    views : int
+        Rendered views that crops are cut from.
+    batch : int
+        Crops a step and process.
+    rate : float
+        Highest learning rate.
+    loss : str
+        A key of heatmaps.LOSSES.
+    network : HourglassConfig
+    crops : CropConfig
+
+    """
+
+    network_input: str = 'rgb_mask'
+    minutes: float = DEFAULT_MINUTES
+    samples: int = 0
+    views: int = 2048
+    batch: int = 32
+    rate: float = 2e-3
+    loss: str = 'cross_entropy'
+    network: HourglassConfig = field(default_factory=HourglassConfig)
+    crops: CropConfig = field(default_factory=CropConfig)
+
+    def __post_init__(self):
+        if self.network_input not in CHANNELS:
+            raise InputError(f'input: expected one of {", ".join(CHANNELS)}, '
+                             f'got {self.network_input!r}')
+        if self.loss not in LOSSES:
+            raise InputError(f'loss: expected one of {", ".join(LOSSES)}, got {self.loss!r}')
+        if self.minutes < 0 or self.samples < 0 or not self.minutes + self.samples > 0:
+            raise InputError('minutes, samples: expected one of them above 0, got '
+                             f'{self.minutes} and {self.samples}')
+        if self.network.input_size != self.crops.size:
+            raise InputError(f'input_size of the network and size of the crops: expected the '
+                             f'same, got {self.network.input_size} and {self.crops.size}')
+
+
+def add_arguments(parser):
+    """Declare the command's arguments."""
+    parser.add_argument('object', nargs='?', help='object YAML (or --mesh)')
+    parser.add_argument('--mesh', help='mesh: PLY, OBJ, GLB, STL, DAE')
+    parser.add_argument('--unit', help=f'unit of the mesh: {", ".join(UNITS)}')
+    parser.add_argument('--name', help="the object's name; default: the mesh's file name")
+    parser.add_argument('--bop-id', type=int, help='number in BOP; default: N of obj_N')
+    parser.add_argument('--symmetries', metavar='FILE',
+                        help="BOP's models_info.json; default: the one beside the mesh")
+    parser.add_argument('--input', default='rgb_mask', choices=list(CHANNELS),
+                        help='what the network sees (default: %(default)s)')
+    parser.add_argument('--output', default='models', metavar='DIR',
+                        help='where the model goes (default: %(default)s)')
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument('--minutes', type=float,
+                        help=f'time to spend, rendering included (default: {DEFAULT_MINUTES:g})')
+    budget.add_argument('--samples', type=int, help='crops to train on')
+    parser.add_argument('--device', default='auto', help='cpu, cuda, ... (default: %(default)s)')
+    parser.add_argument('--loss', default='cross_entropy', choices=list(LOSSES),
+                        help="l2 is the paper's (default: %(default)s)")
+    parser.add_argument('--network', nargs='+', default=[], metavar='KEY=N',
+                        help='shape of the network: '
+                        + ', '.join(one.name for one in fields(HourglassConfig)
+                                    if one.name not in ('in_channels', 'keypoints')))
+    parser.add_argument('--views', type=int, default=2048,
+                        help='rendered views to cut crops from (default: %(default)s)')
+
+
+def run(args):
+    """Run the command; return its exit code."""
+    model, mesh, source = load_target(args)
+    shape = {}
+    for pair in args.network:
+        key, _, value = pair.partition('=')
+        if not value.isdigit():
+            raise InputError(f'--network: expected KEY=N, got {pair!r}')
+        shape[key] = int(value)
+    channels = sum({'rgb': 3, 'mask': 1}[name] for name in CHANNELS[args.input])
+    network = HourglassConfig.from_dict({**shape, 'in_channels': channels,
+                                         'keypoints': len(model.keypoints)})
+    config = TrainConfig(
+        args.input, minutes=args.minutes or (0 if args.samples else DEFAULT_MINUTES),
+        samples=args.samples or 0, views=args.views, loss=args.loss, network=network,
+        crops=CropConfig(size=network.input_size))
+    train(model, mesh, config, Path(args.output), args.device, source)
+    return 0
+
+
+def load_target(args):
+    """Return the model, its mesh, and what the object YAML beside the weights will say."""
+    if bool(args.object) == bool(args.mesh):
+        raise InputError('expected an object YAML or --mesh FILE, got '
+                         + ('both' if args.object else 'neither'))
+    given: dict = {}
+    if args.bop_id is not None:
+        given['bop_id'] = args.bop_id
+    if args.name:
+        given['name'] = args.name
+    if args.unit:
+        given['unit'] = args.unit
+    if args.object:
+        model, mesh = load_object(args.object, **given)
+        source = {**yaml.safe_load(Path(args.object).read_text()), **given}
+        path = str(source['mesh'])
+        if not path.startswith('builtin:') and not os.path.isabs(path):
+            path = str(Path(args.object).parent / path)
+    else:
+        if not args.unit:
+            raise InputError(f'--unit: expected the unit of the mesh ({", ".join(UNITS)}), '
+                             'got none: a mesh does not say')
+        path = args.mesh
+        model, mesh = object_from_mesh(path, **given)
+        source = {'unit': args.unit, 'bop_id': model.bop_id, 'keypoints': DEFAULT_KEYPOINTS}
+        found = bop_symmetries(Path(path).parent / 'models_info.json', model.bop_id)
+        if found:
+            source['symmetries'] = found
+    if args.symmetries:
+        if not Path(args.symmetries).is_file():
+            raise InputError(f'--symmetries: expected models_info.json, got no such file: '
+                             f'{args.symmetries}')
+        if model.bop_id is None:
+            raise InputError('--symmetries: expected --bop-id N with it, got none')
+        source['symmetries'] = bop_symmetries(args.symmetries, model.bop_id)
+        model, mesh = object_from_mesh(
+            path, **{key: value for key, value in source.items() if key != 'mesh'},
+            **({} if 'name' in source else {'name': model.name}))
+    if not path.startswith('builtin:'):
+        path = os.path.relpath(path, args.output)
+    return model, mesh, {**source, 'name': model.name, 'mesh': path}
+
+
+class _Crops(IterableDataset):
+    """An endless stream of batches, each worker with a seed of its own."""
+
+    def __init__(self, make_sampler, batch, seed):
+        self.make_sampler, self.batch, self.seed = make_sampler, batch, seed
+
+    def __iter__(self):
+        worker = torch.utils.data.get_worker_info()
+        sampler = self.make_sampler(self.seed + (worker.id if worker else 0))
+        while True:
+            crops = sampler.batch(self.batch)
+            yield crops.image, crops.keypoints
+
+
+def train(model, mesh, config, output, device='auto', source=None):
+    """
+    Train, and write weights, object YAML, card and report.
+
+    Parameters
+    ----------
+    model : ObjectModel
+    mesh : Mesh
+    config : TrainConfig
+    output : Path
+        Directory.
+    device : str
+    source : dict
+        What the object YAML beside the weights says.
+
+    Returns
+    -------
+    path : Path
+        Of the weights.
+
+    """
+    started = time.monotonic()
+    rank, world = _join_processes()
+    if device == 'auto':
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+    on_cpu = torch.device(device).type == 'cpu'
+    cores = len(os.sched_getaffinity(0)) // world
+    workers = 0 if not on_cpu else max(1, min(cores // 2, 8))
+    if on_cpu:
+        torch.set_num_threads(max(1, cores - workers))
+    say = print if rank == 0 else (lambda *_: None)
+    path = output / (model.name + SUFFIX[config.network_input])
+    resume = path.with_suffix('.resume')
+
+    recolor = config.network_input == 'rgb_mask' and not mesh.has_appearance
+    if recolor:
+        say(f'{model.name}: the mesh has no colours, so random materials stand in for them')
+    views = render_views(model, mesh, config, TRAIN_SEED, rank == 0)
+    backgrounds = (background_bank(np.random.default_rng(TRAIN_SEED), 256, 192)
+                   if config.network_input == 'rgb_mask' else None)
+
+    torch.manual_seed(TRAIN_SEED)
+    network = StackedHourglass(config.network).to(device, memory_format=torch.channels_last)
+    average = copy.deepcopy(network).eval()
+    optimizer = torch.optim.AdamW(network.parameters(), config.rate, weight_decay=1e-4,
+                                  fused=True)
+    spent, samples, history = 0.0, 0, []
+    state = _load_resume(resume, model, config)
+    if state:
+        network.load_state_dict(state['network'])
+        average.load_state_dict(state['average'])
+        optimizer.load_state_dict(state['optimizer'])
+        spent, samples, history = state['spent'], state['samples'], state['history']
+        say(f'{model.name}: going on after {spent / 60:.1f} min, {samples} samples')
+    parallel = DistributedDataParallel(network) if world > 1 else network
+
+    def make_sampler(seed):
+        return CropSampler(views, model, config.network_input, config.crops, backgrounds,
+                           recolor, device, seed)
+
+    # Samples already seen shift the seed, so that a resumed training sees new ones.
+    stream = _Crops(make_sampler, config.batch, TRAIN_SEED + 7919 * (samples + 1) + 101 * rank)
+    batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
+                              prefetch_factor=4 if workers else None))
+    bfloat = on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported() or not on_cpu
+    clock = time.monotonic() if state else started
+    saved, before = time.monotonic(), spent
+    bar = tqdm(total=config.samples or round(config.minutes * 60), disable=rank != 0,
+               initial=min(samples if config.samples else round(spent), config.samples or
+                           round(config.minutes * 60)),
+               desc=f'{model.name} ({config.network_input})', unit='', mininterval=1.0,
+               bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} spent, {remaining} left'
+                          '{postfix}')
+    first, first_samples, smooth = time.monotonic(), samples, None
+    try:
+        while True:
+            spent = before + time.monotonic() - clock
+            progress = _agree((samples / config.samples) if config.samples
+                              else spent / (60 * config.minutes), world, device)
+            if progress >= 1:
+                break
+            for group in optimizer.param_groups:
+                group['lr'] = config.rate * _schedule(progress)
+            image, keypoints = next(batches)
+            image = image.to(device).contiguous(memory_format=torch.channels_last)
+            targets = encode(keypoints.to(device), config.network.heatmap_size,
+                             config.network.input_size)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat):
+                heatmaps = parallel(image)
+            loss = symmetric_loss([one.float() for one in heatmaps], targets, config.loss)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            samples += config.batch * world
+            _follow(average, network, min(0.999, samples / config.batch / (
+                10 + samples / config.batch)))
+            value = loss.item()
+            if not math.isfinite(value):
+                raise InputError(f'{model.name}: the loss is {value}; lower the learning rate')
+            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+            if not history or samples - history[-1][0] >= 20 * config.batch * world:
+                history.append((samples, smooth))
+            now = time.monotonic()
+            bar.set_postfix_str(f'loss {smooth:.3f}, '
+                                f'{(samples - first_samples) / (now - first):.0f} samples/s',
+                                refresh=False)
+            bar.update(min((samples if config.samples else round(spent)), bar.total) - bar.n)
+            if rank == 0 and now - saved > SAVE_EVERY:
+                saved = now
+                _save_resume(resume, model, config, network, average, optimizer, spent,
+                             samples, history)
+    except KeyboardInterrupt:
+        bar.close()
+        if rank == 0:
+            _save_resume(resume, model, config, network, average, optimizer, spent, samples,
+                         history)
+            say(f'\nstopped; the same command goes on from here ({resume})')
+        raise
+    bar.close()
+    del batches
+    if rank == 0:
+        finish(model, mesh, config, average, output, path, source or {},
+               {'minutes': round(spent / 60, 1), 'samples': samples, 'history': history,
+                'device': _device_name(device), 'views': config.views})
+        resume.unlink(missing_ok=True)
+    if world > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+    return path
+
+
+def render_views(model, mesh, config, seed, show=True):
+    """Return the ViewBank that a training, or with another seed its report, cuts crops from."""
+    def progress(indices):
+        return tqdm(indices, desc=f'{model.name}: rendering views', unit='view', disable=not show,
+                    mininterval=1.0)
+
+    rng = np.random.default_rng(seed)
+    make = silhouette_views if config.network_input == 'mask' else appearance_views
+    return make(model, mesh, config.views, rng, progress)
+
+
+def finish(model, mesh, config, network, output, path, source, facts):
+    """Measure on held-back virtual data and write everything that belongs to the weights."""
+    from dataclasses import replace
+    held_back = replace(config, views=max(64, min(384, config.views)))
+    views = render_views(model, mesh, held_back, REPORT_SEED)
+    backgrounds = (background_bank(np.random.default_rng(REPORT_SEED), 64, 192)
+                   if config.network_input == 'rgb_mask' else None)
+    sampler = CropSampler(views, model, config.network_input, config.crops, backgrounds,
+                          config.network_input == 'rgb_mask' and not mesh.has_appearance,
+                          'cpu', REPORT_SEED)
+    weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()
+               if not name.endswith('num_batches_tracked')}
+    draft = Checkpoint(model, config.network_input, CHANNELS[config.network_input],
+                       config.network, config.crops.margin, config.loss, {}, weights)
+    findings = evaluate_virtually(draft, sampler)
+    about = {
+        'command': 'python -m pose_estimator ' + shlex.join(sys.argv[1:]),
+        'date': datetime.date.today().isoformat(), 'torch': torch.__version__,
+        'processor': f'{facts["device"]}, {os.cpu_count()} cores, {platform.machine()}',
+        **{key: facts[key] for key in ('minutes', 'samples', 'views')},
+        'loss_at_end': round(facts['history'][-1][1], 4) if facts['history'] else None,
+        'channels': list(CHANNELS[config.network_input]),
+        'crops': asdict(config.crops), 'virtual_scores': findings.scores}
+    Checkpoint(model, config.network_input, CHANNELS[config.network_input], config.network,
+               config.crops.margin, config.loss, findings.calibration, weights, about).save(path)
+    if source:
+        (output / f'{model.name}.yaml').write_text(
+            '# Written by train; weights beside it. Train again with this file as OBJECT.yaml.\n'
+            + yaml.safe_dump({key: value for key, value in source.items() if value is not None},
+                             sort_keys=False, default_flow_style=None))
+    write_report(path, model, config, about, facts['history'], findings)
+    scores = findings.scores
+    print(f'{path}: {scores["add_0.1d"]:.1f} % of held-back virtual poses within ADD 0.1 d, '
+          f'median keypoint error {scores["keypoint_error_px"]:.2f} px')
+
+
+def _schedule(progress):
+    """Return the share of the highest learning rate: a short rise, then half a cosine."""
+    warm = 0.03
+    if progress < warm:
+        return 0.05 + 0.95 * progress / warm
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
+
+
+@torch.no_grad()
+def _follow(average, network, decay):
+    """Move the average of the weights towards the network's."""
+    ours, theirs = [], []
+    for mine, its in zip(average.state_dict().values(), network.state_dict().values()):
+        if mine.is_floating_point():
+            ours.append(mine)
+            theirs.append(its)
+        else:
+            mine.copy_(its)
+    torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def _join_processes():
+    """Return rank and number of processes, as torchrun says."""
+    world = int(os.environ.get('WORLD_SIZE', 1))
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+    return int(os.environ.get('RANK', 0)), world
+
+
+def _agree(progress, world, device):
+    """Return the progress of the first process: all must stop after the same step."""
+    if world == 1:
+        return progress
+    shared = torch.tensor([progress], device=device)
+    distributed.broadcast(shared, 0)
+    return shared.item()
+
+
+def _key(model, config):
+    """Return what must be the same for a training to go on."""
+    described = asdict(config)
+    return repr((described, model.to_dict()))
+
+
+def _save_resume(path, model, config, network, average, optimizer, spent, samples, history):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    torch.save({'key': _key(model, config), 'network': network.state_dict(),
+                'average': average.state_dict(), 'optimizer': optimizer.state_dict(),
+                'spent': spent, 'samples': samples, 'history': history}, part)
+    os.replace(part, path)
+
+
+def _load_resume(path, model, config):
+    """Return the state of an interrupted training of the same kind, else None."""
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # noqa: B902, any damage means starting anew
+        print(f'{path}: not usable ({type(error).__name__}), starting anew')
+        return None
+    if state.get('key') != _key(model, config):
+        print(f'{path}: of another configuration, starting anew')
+        return None
+    return state
+
+
+def _device_name(device):
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(':')[1].strip() for line in lines if 'model name' in line)
+    except (OSError, StopIteration):
+        return 'CPU'
