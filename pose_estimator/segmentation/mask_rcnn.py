@@ -1,0 +1,381 @@
+"""Mask R-CNN (He et al. 2017): torchvision's, with a light backbone or with COCO weights."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save_file
+import torch
+from torch import nn
+from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from .backbone import EfficientNetLite0, IMAGE_MEAN, IMAGE_STD
+from ..errors import InputError
+from ..instance import Instance
+
+FORMAT = 'pose_estimator segmenter 1'
+# Of two masks that share more than this (intersection over union) the better scored stays.
+SAME_THING = 0.6
+COCO_CLASS_MAP = {'book': 'book', 'bottle': 'bottle', 'cup': 'cup'}
+
+
+@dataclass(frozen=True)
+class MaskRCNNConfig:
+    """
+    Everything that fixes the network's shape; kept in the checkpoint.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        Names of the objects, in the order of the classes 1, 2, ...
+    short_side, long_side : int
+        An image is resized to fit within these, pixels.
+    channels : int
+        Channels of the feature pyramid and of the mask head.
+    box_features : int
+        Width of the box head.
+    mask_layers : int
+        Convolutions of the mask head.
+    anchor_sizes : tuple of int
+        Side of the anchors at strides 4, 8, 16, 32 and 64, pixels of the resized image.
+    anchor_ratios : tuple of float
+        Height over width.
+    proposals : int
+        Regions that reach the box head.
+    detections : int
+        Most instances in an image.
+
+    """
+
+    labels: tuple
+    short_side: int = 240
+    long_side: int = 320
+    channels: int = 64
+    box_features: int = 256
+    mask_layers: int = 3
+    anchor_sizes: tuple = (16, 32, 64, 120, 200)
+    anchor_ratios: tuple = (0.5, 1.0, 2.0)
+    proposals: int = 60
+    detections: int = 20
+
+    def __post_init__(self):
+        for name in ('labels', 'anchor_sizes', 'anchor_ratios'):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise InputError(f'labels: expected different names, got {self.labels}')
+
+
+class _LiteFPN(nn.Module):
+    """EfficientNet-Lite0 with a feature pyramid at strides 4 to 64."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.body = EfficientNetLite0()
+        self.fpn = FeaturePyramidNetwork(self.body.channels, channels,
+                                         extra_blocks=LastLevelMaxPool())
+        self.out_channels = channels
+
+    def forward(self, x):
+        return self.fpn(self.body(x.contiguous(memory_format=torch.channels_last)))
+
+
+def build_network(config):
+    """
+    Return torchvision's MaskRCNN of a MaskRCNNConfig, with random weights.
+
+    Class 0 is the background, class i + 1 is config.labels[i].
+
+    """
+    classes = len(config.labels) + 1
+    anchors = AnchorGenerator(tuple((size,) for size in config.anchor_sizes),
+                              (config.anchor_ratios,) * len(config.anchor_sizes))
+    # Objects of 56 pixels leave the finest level for boxes; masks stay on it twice as long.
+    box_pool = MultiScaleRoIAlign(['0', '1', '2', '3'], 7, 2, canonical_scale=112)
+    mask_pool = MultiScaleRoIAlign(['0', '1', '2', '3'], 14, 2, canonical_scale=224)
+    network = MaskRCNN(
+        _LiteFPN(config.channels), min_size=config.short_side, max_size=config.long_side,
+        image_mean=IMAGE_MEAN, image_std=IMAGE_STD, rpn_anchor_generator=anchors,
+        rpn_pre_nms_top_n_train=300, rpn_post_nms_top_n_train=200,
+        rpn_pre_nms_top_n_test=2 * config.proposals, rpn_post_nms_top_n_test=config.proposals,
+        rpn_batch_size_per_image=128, box_roi_pool=box_pool,
+        box_head=TwoMLPHead(config.channels * 49, config.box_features),
+        box_predictor=FastRCNNPredictor(config.box_features, classes),
+        box_batch_size_per_image=64, box_detections_per_img=config.detections,
+        mask_roi_pool=mask_pool,
+        mask_head=MaskRCNNHeads(config.channels, (config.channels,) * config.mask_layers, 1),
+        mask_predictor=MaskRCNNPredictor(config.channels, config.channels, classes))
+    return network.to(memory_format=torch.channels_last)
+
+
+def save_checkpoint(path, network, config, **facts):
+    """
+    Write weights as float16 safetensors with the config and facts (JSON values) inside.
+
+    The file appears whole or not at all.
+
+    """
+    path = Path(path)
+    state = {name: value.detach().half().contiguous() if value.is_floating_point()
+             else value.contiguous() for name, value in network.state_dict().items()}
+    metadata = {'format': FORMAT, 'config': json.dumps(asdict(config)),
+                'facts': json.dumps(facts)}
+    partial = path.with_name(path.name + '.part')
+    save_file(state, partial, metadata)
+    partial.replace(path)
+
+
+def load_checkpoint(path):
+    """
+    Read what save_checkpoint wrote.
+
+    Returns
+    -------
+    network : MaskRCNN
+        In evaluation mode, float32.
+    config : MaskRCNNConfig
+    facts : dict
+
+    Raises
+    ------
+    InputError
+        For a file that is missing, truncated, foreign or of other shapes.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'{path}: expected segmenter weights, got no such file; make them with '
+                         'python -m pose_estimator train-segmenter')
+    try:
+        with safe_open(path, 'pt') as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f'{path}: expected segmenter weights, got a file that is truncated or '
+                         f'no safetensors ({error})') from error
+    if metadata.get('format') != FORMAT:
+        raise InputError(f'{path}: expected weights of format {FORMAT!r}, got '
+                         f'{metadata.get("format")!r}')
+    try:
+        config = MaskRCNNConfig(**json.loads(metadata['config']))
+        facts = json.loads(metadata['facts'])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f'{path}: expected a config of {FORMAT!r}, got {error}') from error
+    network = build_network(config)
+    wanted = network.state_dict()
+    wrong = sorted(set(wanted) ^ set(state))
+    wrong += [name for name in wanted if name in state
+              and wanted[name].shape != state[name].shape]
+    if wrong:
+        raise InputError(f'{path}: expected the weights of its config, but {len(wrong)} differ, '
+                         f'the first is {wrong[0]}')
+    network.load_state_dict({name: value.to(wanted[name].dtype)
+                             for name, value in state.items()})
+    return network.eval(), config, facts
+
+
+class MaskRCNNSegmenter:
+    """
+    Finds objects with a Mask R-CNN.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+    names : list of str
+        Name of each class, the background first.
+    short_side, long_side : int
+        An image is resized to fit within these, pixels.
+    device : str
+        'cpu', 'cuda', ...
+    min_score : float
+        Detections below are dropped.
+    class_map : dict of name -> label, or None
+        What the segmenter's classes are called outside; a class that it lacks is ignored and
+        counted. None keeps all names.
+
+    Attributes
+    ----------
+    labels : tuple of str
+    ignored : Counter
+        How often each unmapped class was detected.
+
+    """
+
+    def __init__(self, network, names, short_side, long_side, device='cpu', min_score=0.5,
+                 class_map=None):
+        unknown = sorted(set(class_map or ()) - set(names[1:]))
+        if unknown:
+            raise InputError(f'class_map: expected classes of the segmenter '
+                             f'({", ".join(names[1:])}), got {", ".join(unknown)}')
+        if not 0 <= min_score <= 1:
+            raise InputError(f'min_score: expected 0 to 1, got {min_score}')
+        self._names = list(names)
+        self._class_map = ({name: name for name in names[1:]} if class_map is None
+                           else dict(class_map))
+        self.labels = tuple(dict.fromkeys(self._class_map.values()))
+        self.ignored = Counter()
+        self._sides = short_side, long_side
+        try:
+            self._device = torch.device(device)
+            self._network = network.to(self._device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f'device: expected cpu or a GPU that is there, got {device!r} '
+                             f'({str(error).splitlines()[0]})') from error
+        self._min_score = min_score
+        self._network.roi_heads.score_thresh = min_score
+
+    @classmethod
+    def from_checkpoint(cls, path, device='cpu', min_score=0.5, class_map=None):
+        """Return the segmenter of a file that train-segmenter wrote."""
+        network, config, _ = load_checkpoint(path)
+        return cls(network, ['background', *config.labels], config.short_side,
+                   config.long_side, device, min_score, class_map)
+
+    @classmethod
+    def coco(cls, device='cpu', min_score=0.5, class_map=None):
+        """
+        Return torchvision's ResNet-50 with its COCO weights, downloaded at the first use.
+
+        `class_map` defaults to book, bottle and cup.
+
+        """
+        from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights as Weights
+        weights = Weights.DEFAULT
+        try:
+            network = maskrcnn_resnet50_fpn_v2(weights=weights, min_size=480, max_size=640)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f'COCO weights: expected to download {weights.url}, got {error}; '
+                             'connect to the internet, or use weights trained by '
+                             'train-segmenter') from error
+        names = list(weights.meta['categories'])
+        return cls(network, names, 480, 640, device, min_score,
+                   COCO_CLASS_MAP if class_map is None else class_map)
+
+    def segment(self, image):
+        """
+        Find the objects in an image.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (H, W, 3)
+            RGB, at least 16 x 16.
+
+        Returns
+        -------
+        instances : list of Instance
+            Best score first, ids counted from 1.
+
+        """
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise InputError(f'image: expected RGB of uint8, shape (H, W, 3), got '
+                             f'{image.dtype} of shape {image.shape}')
+        height, width = image.shape[:2]
+        if min(height, width) < 16:
+            raise InputError(f'image: expected at least 16 x 16 pixels, got {width} x {height}')
+        short, long = self._sides
+        scale = min(short / min(height, width), long / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1
+                           else cv2.INTER_LINEAR)
+        boxes, labels, scores, masks = self._detect(small)
+        factors = np.array([width / size[0], height / size[1]])
+        instances = []
+        for box, name, score, mask in zip(boxes, labels, scores, masks):
+            if name not in self._class_map:
+                self.ignored[name] += 1
+                continue
+            pasted = paste_mask(mask, box, factors, width, height)
+            if not pasted.any() or any(_overlap(pasted, other.mask) > SAME_THING
+                                       for other in instances):
+                continue
+            # The network counts from a pixel's edge, Instance from its centre.
+            instances.append(Instance(self._class_map[name], float(score),
+                                      box * np.tile(factors, 2) - 0.5, pasted,
+                                      len(instances) + 1))
+        return instances
+
+    @torch.inference_mode()
+    def _detect(self, image):
+        """
+        Run the network.
+
+        Returns
+        -------
+        boxes : array, shape (N, 4)
+            x0, y0, x1, y1 in pixels of `image`, edges at whole numbers.
+        names : list of str
+        scores : array, shape (N,)
+            Falling.
+        masks : array of float32, shape (N, M, M)
+            Probability over the box.
+
+        """
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+        tensor = tensor.permute(2, 0, 1).float() / 255
+        network = self._network
+        images, _ = network.transform([tensor])
+        features = network.backbone(images.tensors)
+        proposals, _ = network.rpn(images, features)
+        found, _ = network.roi_heads(features, proposals, images.image_sizes)
+        found = {key: value.float().cpu().numpy() for key, value in found[0].items()}
+        # The transform leaves the size as it is but for rounding.
+        rounding = np.array(image.shape[1::-1]) / images.image_sizes[0][::-1]
+        order = np.argsort(-found['scores'], kind='stable')
+        order = order[found['scores'][order] >= self._min_score]
+        return (found['boxes'][order] * np.tile(rounding, 2),
+                [self._names[int(index)] for index in found['labels'][order]],
+                found['scores'][order], found['masks'][order, 0])
+
+
+def paste_mask(mask, box, factors, width, height, threshold=0.5):
+    """
+    Lay a mask over its box in an image.
+
+    Parameters
+    ----------
+    mask : array of float32, shape (M, M)
+        Probabilities.
+    box : array, shape (4,)
+        x0, y0, x1, y1 as the network gives them, in pixels of the resized image.
+    factors : array, shape (2,)
+        Width and height of the image over those of the resized one.
+    width, height : int
+        Of the image.
+
+    Returns
+    -------
+    pasted : array of bool, shape (height, width)
+
+    """
+    pasted = np.zeros((height, width), bool)
+    x0, y0, x1, y1 = box * np.tile(factors, 2)
+    left, top = max(int(np.floor(x0)), 0), max(int(np.floor(y0)), 0)
+    right, bottom = min(int(np.ceil(x1)), width), min(int(np.ceil(y1)), height)
+    if right <= left or bottom <= top:
+        return pasted
+    # roi_align, which cut the masks that the network learnt from, takes the centre of the
+    # first pixel as (0, 0), though boxes count from its edge: pixel centres of the image in
+    # that count, then in cells of the mask.
+    x = (np.arange(left, right) + 0.5) / factors[0] - 0.5
+    y = (np.arange(top, bottom) + 0.5) / factors[1] - 0.5
+    u = (x - box[0]) / max(box[2] - box[0], 1e-6) * mask.shape[1] - 0.5
+    v = (y - box[1]) / max(box[3] - box[1], 1e-6) * mask.shape[0] - 0.5
+    maps = np.stack(np.meshgrid(u, v), -1).astype(np.float32)
+    pasted[top:bottom, left:right] = cv2.remap(
+        mask, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) >= threshold
+    return pasted
+
+
+def _overlap(first, second):
+    """Return the intersection over union of two masks, 0 where both are empty."""
+    both = np.count_nonzero(first & second)
+    return both / max(np.count_nonzero(first) + np.count_nonzero(second) - both, 1)

@@ -1,0 +1,386 @@
+"""
+Trains one Mask R-CNN for several objects on virtual scenes made on the fly.
+
+    python -m pose_estimator train-segmenter config/objects/*.yaml
+    python -m pose_estimator train-segmenter cup.yaml --minutes 60 --output models/cups.safetensors
+
+Ctrl-C or a kill loses at most a minute: the same command goes on from OUTPUT.resume.
+
+"""
+
+from collections import Counter, deque
+from datetime import date
+from pathlib import Path
+import time
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from .mask_rcnn import build_network, MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint
+from ..errors import InputError
+from ..object_model import load_object
+from ..synthetic.scene import SceneMaker
+
+BATCH = 4
+# Rendering costs about as much as a quarter of a step: each scene is shown several times,
+# each time cut and coloured otherwise.
+FRESH_PER_BATCH = 1
+POOL = 1200
+SMALLEST_POOL = 24
+# Instances of which less is seen, in pixels and as a share, are background.
+LEAST_PIXELS, LEAST_VISIBLE = 30, 0.08
+HEAD_RATE, BODY_RATE = 1e-3, 2e-4
+WARM_UP = 100
+FROZEN_STAGES = 2
+EMA_DECAY = 0.997
+SAVE_EVERY = 60.0
+EVALUATED_SCENES = 150
+EVALUATION_SEED = 987654321
+
+
+def add_arguments(parser):
+    """Declare the options of `train-segmenter`."""
+    parser.add_argument('objects', nargs='+', metavar='OBJECT.yaml',
+                        help='the objects to tell apart')
+    parser.add_argument('--minutes', type=float, default=30,
+                        help='how long to train, all runs together (default: %(default)s)')
+    parser.add_argument('--output', type=Path, default=Path('models/segmenter.safetensors'),
+                        help='weights to write (default: %(default)s)')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0)
+
+
+def run(args):
+    """Train, evaluate on held-back scenes, write weights and card; return the exit code."""
+    if not args.minutes > 0:
+        raise InputError(f'--minutes: expected more than 0, got {args.minutes}')
+    # Adam's averages of small gradients are denormal numbers, which a CPU handles ten times
+    # slower than zeros.
+    torch.set_flush_denormal(True)
+    meshes = {}
+    for path in args.objects:
+        model, mesh = load_object(path)
+        if model.name in meshes:
+            raise InputError(f'{path}: expected different names, got {model.name!r} twice')
+        meshes[model.name] = mesh
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(meshes, args.output, args.device, args.seed)
+    try:
+        trainer.train(60 * args.minutes)
+    except KeyboardInterrupt:
+        trainer.save_state()
+        print(f'\nstopped after {trainer.seconds / 60:.1f} min; the same command goes on')
+        return 130
+    scores = evaluate(trainer.average, trainer.config, meshes, args.device)
+    command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
+               + f' --minutes {args.minutes:g} --output {args.output}')
+    facts = {'date': date.today().isoformat(), 'command': command,
+             'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
+             'scenes': trainer.fresh, 'threads': torch.get_num_threads(), 'scores': scores}
+    save_checkpoint(args.output, trainer.average, trainer.config, **facts)
+    card = args.output.with_suffix('.md')
+    card.write_text(model_card(trainer.config, facts))
+    trainer.state_path.unlink(missing_ok=True)
+    print(f'{args.output} and {card} written')
+    return 0
+
+
+class SceneStream(IterableDataset):
+    """Endless virtual scenes, drawn in a process of their own."""
+
+    def __init__(self, meshes, seed):
+        self.meshes = meshes
+        self.seed = seed
+
+    def __iter__(self):
+        cv2.setNumThreads(1)
+        maker = SceneMaker(self.meshes, np.random.default_rng(self.seed))
+        while True:
+            yield example(*maker.scene(), maker.names)
+
+
+def example(scene, names, order):
+    """
+    Return what a Mask R-CNN learns from.
+
+    Parameters
+    ----------
+    scene : synthetic.scene.Scene
+    names : list of str
+        Of the scene's objects.
+    order : tuple of str
+        All names; class i + 1 is order[i].
+
+    Returns
+    -------
+    image : array of uint8, shape (H, W, 3)
+    ids : array of uint8, shape (H, W)
+        i + 1 where instance i is seen.
+    classes : array of int64, shape (n,)
+
+    """
+    ids = np.zeros(scene.ids.shape, np.uint8)
+    classes = []
+    for index, name in enumerate(names):
+        mask = scene.ids == index + 1
+        if mask.sum() >= LEAST_PIXELS and scene.visible[index] >= LEAST_VISIBLE:
+            classes.append(order.index(name) + 1)
+            ids[mask] = len(classes)
+    return scene.image, ids, np.array(classes, np.int64)
+
+
+def vary(image, ids, rng):
+    """Return an example's image and ids turned, shifted, zoomed and coloured a little."""
+    height, width = ids.shape
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 6),
+                                   np.exp(rng.normal(0, 0.18)))
+    turn[:, 2] += rng.normal(0, 0.06, 2) * (width, height)
+    image = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR,
+                           borderMode=cv2.BORDER_REFLECT)
+    ids = cv2.warpAffine(ids, turn, (width, height), flags=cv2.INTER_NEAREST,
+                         borderMode=cv2.BORDER_REFLECT)
+    gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
+    table = np.clip(np.arange(256)[:, None] * gains + rng.normal(0, 8), 0, 255)
+    channels = np.arange(3)
+    return table.astype(np.uint8)[image, channels], ids
+
+
+def targets(image, ids, classes, device):
+    """Return an image tensor (3, H, W) in 0..1 and torchvision's dict of its instances."""
+    masks, boxes, labels = [], [], []
+    for index, kind in enumerate(classes):
+        mask = ids == index + 1
+        if mask.sum() < LEAST_PIXELS:
+            continue
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        masks.append(mask)
+        labels.append(kind)
+    picture = torch.from_numpy(image).permute(2, 0, 1).float().div(255)
+    masks = np.array(masks, np.uint8).reshape(-1, *ids.shape)
+    return picture.to(device), {
+        'boxes': torch.tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4),
+        'labels': torch.tensor(labels, dtype=torch.int64, device=device),
+        'masks': torch.from_numpy(masks).to(device)}
+
+
+class Trainer:
+    """
+    One training, resumable.
+
+    Attributes
+    ----------
+    network, average : MaskRCNN
+        What is trained, and the moving average of its weights, which is kept.
+    seconds : float
+        Trained so far.
+    step, fresh : int
+        Batches, and scenes drawn for them.
+
+    """
+
+    def __init__(self, meshes, output, device, seed):
+        self.meshes = meshes
+        self.device = device
+        self.seed = seed
+        self.config = MaskRCNNConfig(tuple(meshes))
+        self.state_path = output.with_name(output.name + '.resume')
+        torch.manual_seed(seed)
+        self.network = build_network(self.config)
+        self.average = build_network(self.config).requires_grad_(False)
+        self.seconds, self.step, self.fresh = 0.0, 0, 0
+        body = self.network.backbone.body
+        state = self._load_state()
+        if state is None:
+            body.load_imagenet()
+        else:
+            self.network.load_state_dict(state['network'])
+        self.network.to(device)
+        self.average.to(device)
+        self.average.load_state_dict(self.network.state_dict() if state is None
+                                     else state['average'])
+        for frozen in (body.stem, *body.stages[:FROZEN_STAGES]):
+            frozen.requires_grad_(False)
+        tuned = [p for p in body.parameters() if p.requires_grad]
+        known = {id(p) for p in body.parameters()}
+        heads = [p for p in self.network.parameters() if id(p) not in known]
+        self.rates = (BODY_RATE, HEAD_RATE)
+        self.optimizer = torch.optim.AdamW([{'params': tuned}, {'params': heads}],
+                                           lr=HEAD_RATE, weight_decay=1e-4, fused=True)
+        if state is not None:
+            self.optimizer.load_state_dict(state['optimizer'])
+            self.seconds, self.step = state['seconds'], state['step']
+            self.fresh = state['fresh']
+            print(f'going on from {self.state_path}: {self.seconds / 60:.1f} min done')
+
+    def _load_state(self):
+        if not self.state_path.exists():
+            return None
+        try:
+            state = torch.load(self.state_path, map_location='cpu', weights_only=True)
+            labels = state['labels']
+        except Exception as error:  # noqa: B902, torch's unpickler raises whatever it meets
+            raise InputError(f'{self.state_path}: expected the state of a training, got '
+                             f'{type(error).__name__}; delete it to start anew') from error
+        if labels != list(self.config.labels):
+            raise InputError(f'{self.state_path}: expected a training of '
+                             f'{", ".join(self.config.labels)}, got one of '
+                             f'{", ".join(labels)}; delete it to start anew')
+        return state
+
+    def save_state(self):
+        """Write what is needed to go on; the file is replaced in one stroke."""
+        partial = self.state_path.with_name(self.state_path.name + '.part')
+        torch.save({'labels': list(self.config.labels), 'network': self.network.state_dict(),
+                    'average': self.average.state_dict(),
+                    'optimizer': self.optimizer.state_dict(), 'seconds': self.seconds,
+                    'step': self.step, 'fresh': self.fresh}, partial)
+        partial.replace(self.state_path)
+
+    def train(self, seconds):
+        """Train until so many seconds are spent, those of earlier runs included."""
+        from tqdm import tqdm
+        # Going on with the seed of the start would show the same scenes again.
+        stream = SceneStream(self.meshes, [self.seed, self.step])
+        source = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8,
+                                 multiprocessing_context='spawn'))
+        rng = np.random.default_rng([self.seed, self.step, 1])
+        pool = deque(maxlen=POOL)
+        self.network.train()
+        losses = deque(maxlen=50)
+        total = round(seconds)
+        with tqdm(total=total, initial=min(int(self.seconds), total), unit='s',
+                  bar_format='{l_bar}{bar}| {n:.0f}/{total} s{postfix}') as bar:
+            saved = last = time.monotonic()
+            while self.seconds < seconds:
+                for _ in range(FRESH_PER_BATCH if len(pool) >= SMALLEST_POOL
+                               else SMALLEST_POOL):
+                    pool.append(next(source))
+                    self.fresh += 1
+                chosen = [pool[-1 - i] for i in range(FRESH_PER_BATCH)]
+                chosen += [pool[i] for i in rng.integers(0, len(pool), BATCH - FRESH_PER_BATCH)]
+                losses.append(self._step(chosen, rng, min(self.seconds / seconds, 1)))
+                now = time.monotonic()
+                self.seconds += now - last
+                bar.update(min(self.seconds, total) - bar.n)
+                per_step = now - last
+                last = now
+                left = max(seconds - self.seconds, 0)
+                mean = np.mean(losses, 0)
+                bar.set_postfix_str(
+                    f'step {self.step} loss {mean.sum():.3f} (class {mean[0]:.3f} box '
+                    f'{mean[1]:.3f} mask {mean[2]:.3f} rpn {mean[3]:.3f}) '
+                    f'{BATCH / per_step:.1f} img/s, {left / 60:.1f} min left', refresh=False)
+                if now - saved > SAVE_EVERY:
+                    self.save_state()
+                    saved = now
+
+    def _step(self, examples, rng, progress):
+        """Learn from a batch; return the losses of class, box, mask and proposals."""
+        warm = min((self.step + 1) / WARM_UP, 1)
+        fall = 0.5 + 0.5 * np.cos(np.pi * progress)
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group['lr'] = rate * warm * max(fall, 0.01)
+        pairs = []
+        for image, ids, classes in examples:
+            image, ids = vary(np.asarray(image), np.asarray(ids), rng)
+            pairs.append(targets(image, ids, np.asarray(classes), self.device))
+        losses = self.network(*map(list, zip(*pairs)))
+        total = sum(losses.values())
+        self.optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(EMA_DECAY, self.step / (self.step + 10))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.network.parameters()):
+                mean.lerp_(value, 1 - decay)
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        return [values['loss_classifier'], values['loss_box_reg'], values['loss_mask'],
+                values['loss_objectness'] + values['loss_rpn_box_reg']]
+
+
+def evaluate(network, config, meshes, device='cpu', count=EVALUATED_SCENES, min_score=0.5):
+    """
+    Score a network on virtual scenes that training never showed.
+
+    Returns
+    -------
+    scores : dict
+        Per object 'recall' (mask IoU of 0.5, instances seen to 40 % or more), 'iou' (mean of
+        those found); 'false' (detections an image that match no instance at IoU 0.5);
+        'false_empty' (the same on scenes without any known object).
+
+    """
+    from tqdm import tqdm
+    segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], config.short_side,
+                                  config.long_side, device, min_score)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED))
+    wanted, found, overlaps = Counter(), Counter(), Counter()
+    wrong, wrong_empty, empty = 0, 0, 0
+    for _ in tqdm(range(count), desc='held-back scenes', leave=False):
+        scene, names = maker.scene()
+        instances = segmenter.segment(scene.image)
+        truth = {index: scene.ids == index + 1 for index in range(len(names))}
+        matched = set()
+        for instance in instances:
+            best, match = 0.0, None
+            for index, mask in truth.items():
+                if names[index] != instance.label or index in matched:
+                    continue
+                both = np.count_nonzero(mask & instance.mask)
+                iou = both / max(np.count_nonzero(mask | instance.mask), 1)
+                if iou > best:
+                    best, match = iou, index
+            if best >= 0.5:
+                matched.add(match)
+                if scene.visible[match] >= 0.4:
+                    found[instance.label] += 1
+                    overlaps[instance.label] += best
+            else:
+                wrong += 1
+                wrong_empty += not names
+        empty += not names
+        for index, name in enumerate(names):
+            wanted[name] += bool(scene.visible[index] >= 0.4
+                                 and truth[index].sum() >= LEAST_PIXELS)
+    return {'objects': {name: {'instances': wanted[name],
+                               'recall': round(found[name] / max(wanted[name], 1), 3),
+                               'iou': round(overlaps[name] / max(found[name], 1), 3)}
+                        for name in config.labels},
+            'scenes': count, 'min_score': min_score, 'false': round(wrong / count, 3),
+            'empty_scenes': empty, 'false_empty': round(wrong_empty / max(empty, 1), 3)}
+
+
+def model_card(config, facts):
+    """Return the card (Markdown) of a trained segmenter."""
+    scores = facts['scores']
+    rows = '\n'.join(f'| {name} | {one["instances"]} | {one["recall"]:.3f} | {one["iou"]:.3f} |'
+                     for name, one in scores['objects'].items())
+    return f"""# Segmenter of {', '.join(config.labels)}
+
+Mask R-CNN with EfficientNet-Lite0 (ImageNet weights) and a feature pyramid of {config.channels}
+channels; images are resized to {config.long_side} x {config.short_side}.
+
+- Command: `{facts['command']}`
+- Date: {facts['date']}
+- Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, {facts['steps']} steps of
+  {BATCH} images
+- Data: {facts['scenes']} virtual scenes made on the fly from the objects' meshes, procedural
+  backgrounds and distractors; no photographs
+
+On {scores['scenes']} held-back virtual scenes, at a score of {scores['min_score']} or more:
+
+| object | instances seen to 40 % or more | recall at mask IoU 0.5 | mean mask IoU of those |
+|---|---|---|---|
+{rows}
+
+False detections an image: {scores['false']:.3f}; on the {scores['empty_scenes']} scenes without
+any known object: {scores['false_empty']:.3f}.
+
+These scenes come from the generator that made the training's: they tell nothing about
+photographs.
+"""

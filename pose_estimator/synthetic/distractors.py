@@ -1,0 +1,94 @@
+"""Random bodies that are no known object: clutter for virtual scenes."""
+
+import numpy as np
+
+from .backgrounds import random_texture
+from ..object_model import make_mesh
+
+
+def random_body(rng, texture_size=96):
+    """
+    Make a textured box, turned body or prism, 3 to 30 cm long.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+    texture_size : int
+        Side of its texture in pixels.
+
+    Returns
+    -------
+    Mesh
+        Metres; z is up, the origin is in the middle.
+
+    """
+    vertices, uv, faces = (_box, _turned, _prism)[rng.choice(3, p=(0.45, 0.35, 0.2))](rng)
+    vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2
+    vertices *= np.exp(rng.uniform(np.log(0.03), np.log(0.3))) / np.ptp(vertices, axis=0).max()
+    return make_mesh(vertices, faces, uv=uv,
+                     texture=random_texture(rng, texture_size, texture_size))
+
+
+def _box(rng):
+    sides = rng.uniform(0.12, 1, 3)
+    vertices, uv, faces = [], [], []
+    for axis in range(3):
+        for end in (0, 1):
+            corners = np.zeros((4, 3))
+            corners[:, axis] = end
+            corners[:, (axis + 1) % 3] = (0, 1, 1, 0)
+            corners[:, (axis + 2) % 3] = (0, 0, 1, 1)
+            faces += [np.array([0, 1, 2]) + len(vertices), np.array([0, 2, 3]) + len(vertices)]
+            vertices += (corners * sides).tolist()
+            # Each side shows its own part of the texture.
+            origin, extent = rng.uniform(0.02, 0.4, 2), rng.uniform(0.2, 0.55, 2)
+            uv += (origin + corners[:, [(axis + 1) % 3, (axis + 2) % 3]] * extent).tolist()
+    return np.array(vertices), np.array(uv), np.array(faces)
+
+
+def _turned(rng):
+    """Return a body turned on a lathe: can, ball, vase, cone."""
+    around, steps = 20, int(rng.integers(2, 9))
+    height = np.linspace(0, 1, steps)
+    kind = rng.integers(3)
+    if kind == 0:
+        radius = np.full(steps, rng.uniform(0.1, 0.6)) * (1 + height * rng.uniform(-0.6, 0.3))
+    elif kind == 1:
+        height = 0.5 - 0.5 * np.cos(np.linspace(0, np.pi, 10))
+        radius = rng.uniform(0.3, 1) * np.sin(np.linspace(0, np.pi, 10))
+    else:
+        radius = np.abs(rng.uniform(0.08, 0.5) + rng.normal(0, 0.08, steps).cumsum()) + 0.03
+    height, radius = np.r_[height[0], height, height[-1]], np.r_[0, radius, 0]
+    return _loft(np.linspace(0, 2 * np.pi, around + 1), np.ones(around + 1), height, radius)
+
+
+def _prism(rng):
+    """Return a straight body over a random polygon."""
+    corners = int(rng.integers(3, 8))
+    angle = np.sort(rng.random(corners)) * 2 * np.pi
+    reach = rng.uniform(0.3, 1, corners)
+    # Doubled corners keep the sides apart.
+    angle, reach = np.r_[angle, angle[0] + 2 * np.pi], np.r_[reach, reach[0]]
+    thick = rng.uniform(0.1, 1.2)
+    return _loft(angle, reach, np.array([0, 0, thick, thick]), np.array([0, 0.5, 0.5, 0]))
+
+
+def _loft(angle, reach, height, radius):
+    """Return vertices, uv, faces of rings (radius * reach, angle) at heights."""
+    circle = np.column_stack([np.cos(angle), np.sin(angle)]) * reach[:, None]  # (A, 2)
+    flat = circle[None] * radius[:, None, None]  # (H, A, 2)
+    vertices = np.concatenate(
+        [flat, np.broadcast_to(height[:, None, None], (*flat.shape[:2], 1))], -1)
+    along = np.r_[0, np.cumsum(np.abs(np.diff(height)) + np.abs(np.diff(radius)))]
+    turn = np.broadcast_to(np.arange(len(angle)) / (len(angle) - 1), flat.shape[:2])
+    uv = np.stack([turn * 0.96 + 0.02, np.broadcast_to(
+        along[:, None] / along[-1] * 0.96 + 0.02, flat.shape[:2])], -1)
+    rows, columns = np.meshgrid(np.arange(len(height) - 1), np.arange(len(angle) - 1),
+                                indexing='ij')
+    a = (rows * len(angle) + columns).ravel()
+    b, c, d = a + 1, a + len(angle), a + len(angle) + 1
+    faces = np.concatenate([np.column_stack([a, b, d]), np.column_stack([a, d, c])])
+    corners = vertices.reshape(-1, 3)[faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]),
+                          axis=1)
+    return vertices.reshape(-1, 3), uv.reshape(-1, 2), faces[area > 1e-9]
