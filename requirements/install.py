@@ -8,6 +8,7 @@ interruption mends what the first one left.
 
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -17,11 +18,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 OTHER_ROAD = 'use the package inside a ROS 2 distribution instead: docs/installation.md'
 NOTE = 'pose_estimator_setup.json'
+# Not the Python of an activated environment, which may be the very one that is remade.
+PYTHON = getattr(sys, '_base_executable', sys.executable)
 CHECK = (
     'import cv2, torch, torchvision, rclpy; from tf2_msgs.msg import TFMessage; '
     'from vision_msgs.msg import Detection2DArray; import torchvision.ops; '
@@ -62,7 +66,7 @@ def check_tools():
             f'({apt} {version}-dev)')
     if not (importlib.util.find_spec('venv') and importlib.util.find_spec('ensurepip')):
         raise SetupError(
-            f'{sys.executable} has no venv module ({apt} {version}-venv)')
+            f'{PYTHON} has no venv module ({apt} {version}-venv)')
 
 
 def digest(*paths):
@@ -103,11 +107,11 @@ def make_venv(venv):
     venv.mkdir(parents=True)
     write_note(venv, {})
     step = subprocess.run(
-        [sys.executable, '-m', 'venv', str(venv)], stdout=subprocess.PIPE,
+        [PYTHON, '-m', 'venv', str(venv)], stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True)
     if step.returncode:
         sys.stderr.write(step.stdout)
-        raise SetupError(f'{sys.executable} -m venv {venv} failed, see above')
+        raise SetupError(f'{PYTHON} -m venv {venv} failed, see above')
 
 
 def install_packages(python, lock):
@@ -129,8 +133,20 @@ def install_packages(python, lock):
 
 
 def run(venv):
-    """Bring the environment up to date."""
+    """Bring the environment up to date, one process at a time."""
     check_platform()
+    name = hashlib.sha256(str(venv).encode()).hexdigest()[:16]
+    with open(Path(tempfile.gettempdir()) / f'pose_estimator_setup_{name}.lock', 'w') as turn:
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f'waiting for another set-up of {venv}', flush=True)
+            fcntl.flock(turn, fcntl.LOCK_EX)
+        update(venv)
+
+
+def update(venv):
+    """Bring the environment up to date."""
     lock = ROOT / 'requirements' / f'lock-{sys.version_info.major}.{sys.version_info.minor}.txt'
     wanted = {
         'python': platform.python_version(), 'packages': digest(lock),
@@ -149,7 +165,8 @@ def run(venv):
     if note.get('packages') != wanted['packages']:
         print(
             f'[2/4] packages of requirements/{lock.name} (PyTorch is large: the first time about '
-            '3 GB to download, 6 GB on disk)', flush=True)
+            '3 GB to download and 6 GB on disk; pip is silent for a minute while it unpacks)',
+            flush=True)
         write_note(venv, {})
         install_packages(python, lock)
         note = {name: wanted[name] for name in ('python', 'location', 'packages')}
