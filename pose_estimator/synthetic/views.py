@@ -137,7 +137,7 @@ def draw_silhouette(image, vertices, faces, pose, K):
         cv2.fillConvexPoly(image, triangle, 255, shift=4)
 
 
-def thin_out(mesh, cells=40):
+def thin_out(mesh, cells=28):
     """
     Return vertices and faces of a coarse mesh with the same outline to about 1 %.
 

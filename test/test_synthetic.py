@@ -1,0 +1,133 @@
+"""Virtual crops: geometry, determinism, symmetry."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from pose_estimator.geometry import Pose, random_rotations
+from pose_estimator.object_model import load_object, object_from_mesh, Symmetries
+from pose_estimator.pnp import solve_pnp
+from pose_estimator.synthetic.backgrounds import background_bank
+from pose_estimator.synthetic.crops import CropConfig, CropSampler
+from pose_estimator.synthetic.symmetry import canonical_pose, labelings
+from pose_estimator.synthetic.views import (
+    appearance_views, draw_silhouette, silhouette_views, thin_out, view_intrinsics)
+import pytest
+import torch
+
+CLEAN = CropConfig(size=128, occluded=0, truncated=0, mask_erosion=0, mask_wobble=0,
+                   mask_part_lost=0, mask_bleeding=0, mask_dropped=0, resolution_loss=0, noise=0)
+AXIS = {'continuous': [{'axis': [0, 0, 1], 'offset': [0, 0, 0]}]}
+
+
+@pytest.fixture(scope='module')
+def cup():
+    return object_from_mesh('builtin:cup', 'm', 'cup')
+
+
+@pytest.fixture(scope='module')
+def cup_views(cup):
+    return appearance_views(*cup, 24, np.random.default_rng(0))
+
+
+@pytest.fixture(scope='module')
+def backgrounds():
+    return background_bank(np.random.default_rng(0), 8, 64)
+
+
+def test_same_seed_same_crops(cup, cup_views, backgrounds):
+    one, same, other = [CropSampler(cup_views, cup[0], 'rgb_mask', CropConfig(), backgrounds,
+                                    seed=seed).batch(8) for seed in (3, 3, 4)]
+    assert torch.equal(one.image, same.image) and torch.equal(one.keypoints, same.keypoints)
+    assert not torch.equal(one.image, other.image)
+
+
+def test_keypoints_are_the_projections_of_the_pose(cup, cup_views, backgrounds):
+    model = cup[0]
+    batch = CropSampler(cup_views, model, 'rgb_mask', CropConfig(), backgrounds).batch(16)
+    for index in range(16):
+        pose = Pose(batch.R_m2c[index].double().numpy(), batch.t_m2c[index].double().numpy())
+        camera = pose.transform(model.keypoints) @ batch.K[index].double().numpy().T
+        np.testing.assert_allclose(camera[:, :2] / camera[:, 2:], batch.keypoints[index, 0],
+                                   atol=1e-2)
+        result = solve_pnp(model.keypoints, batch.keypoints[index, 0].double().numpy(),
+                           np.ones(32), batch.K[index].double().numpy(), 128)
+        np.testing.assert_allclose(result.pose.matrix, pose.matrix, atol=2e-3)
+
+
+@pytest.mark.parametrize('network_input', ['mask', 'rgb_mask'])
+def test_mask_is_the_silhouette_at_the_pose(cup, cup_views, backgrounds, network_input):
+    model, mesh = cup
+    bank = cup_views
+    if network_input == 'mask':
+        bank = silhouette_views(model, mesh, 24, np.random.default_rng(1))
+    batch = CropSampler(bank, model, network_input, CLEAN, backgrounds).batch(12)
+    overlaps = []
+    for index in range(12):
+        drawn = np.zeros((128, 128), np.uint8)
+        pose = Pose(batch.R_m2c[index].double().numpy(), batch.t_m2c[index].double().numpy())
+        draw_silhouette(drawn, mesh.vertices, mesh.faces, pose, batch.K[index].double().numpy())
+        mask, drawn = batch.image[index, -1].numpy() > 0, drawn > 0
+        overlaps.append((mask & drawn).sum() / (mask | drawn).sum())
+    # The mask has passed through a segmenter's grid, which rounds the handle off.
+    assert min(overlaps) > 0.85 and np.mean(overlaps) > 0.93, overlaps
+
+
+def test_occlusion_truncation_and_faults_take_from_the_mask(cup, cup_views, backgrounds):
+    harsh = replace(CLEAN, occluded=1, truncated=0.5, mask_erosion=0.3, mask_wobble=0.2)
+    clean = CropSampler(cup_views, cup[0], 'rgb_mask', CLEAN, backgrounds).batch(64)
+    faulty = CropSampler(cup_views, cup[0], 'rgb_mask', harsh, backgrounds).batch(64)
+    assert clean.visible.min() == 1
+    assert 0.5 < faulty.visible.mean() < 0.95
+    assert faulty.visible.min() >= harsh.min_visible - 1e-6
+
+
+def test_recoloured_objects_lose_their_colours(cup, cup_views, backgrounds):
+    plain = CropSampler(cup_views, cup[0], 'rgb_mask', CLEAN, backgrounds).batch(8)
+    other = CropSampler(cup_views, cup[0], 'rgb_mask', CLEAN, backgrounds, recolor=True).batch(8)
+    assert torch.equal(plain.image[:, 3], other.image[:, 3])
+    assert not torch.allclose(plain.image[:, :3], other.image[:, :3])
+
+
+def test_poses_that_look_alike_get_one_label():
+    symmetries = Symmetries.from_dict(AXIS)
+    pose = Pose(random_rotations(np.random.default_rng(0), 1)[0], [0.1, 0, 0.8])
+    for angle in (0.5, 2.0, -3.0):
+        turned = pose.compose(Pose.from_rotvec([0, 0, angle], np.zeros(3)))
+        np.testing.assert_allclose(canonical_pose(turned, symmetries).matrix,
+                                   canonical_pose(pose, symmetries).matrix, atol=1e-9)
+    axis = canonical_pose(pose, symmetries)
+    np.testing.assert_allclose(axis.R_m2c[:, 2], pose.R_m2c[:, 2])  # the axis itself stays
+
+
+def test_labelings_of_the_book_are_its_boxes_four(pytestconfig):
+    model, _ = load_object(pytestconfig.rootpath / 'config/objects/book.yaml')
+    assert labelings(model.keypoints, model.symmetries).shape == (1, 32, 3)
+    points = labelings(model.keypoints, model.shape_symmetries)
+    assert points.shape == (4, 32, 3)
+    low, high = model.bounds
+    assert (points >= low - 1e-9).all() and (points <= high + 1e-9).all()
+
+
+def test_silhouettes_agree_with_ray_casting(cup):
+    model, mesh = cup
+    drawn = silhouette_views(model, mesh, 6, np.random.default_rng(5)).pixels[:, 0] > 0
+    cast = appearance_views(model, mesh, 6, np.random.default_rng(5)).pixels[:, 0] > 0
+    for one, other in zip(drawn, cast):
+        inner, outer = (cv2.erode(other.astype(np.uint8), np.ones((3, 3))),
+                        cv2.dilate(other.astype(np.uint8), np.ones((3, 3))))
+        assert (one >= inner).all() and (one <= outer).all()
+
+
+def test_thinned_mesh_keeps_its_outline():
+    import trimesh
+    ball = trimesh.creation.icosphere(subdivisions=5, radius=0.1)
+    from pose_estimator.object_model import make_mesh
+    mesh = make_mesh(ball.vertices, ball.faces)
+    vertices, faces = thin_out(mesh)
+    assert len(faces) < len(mesh.faces) / 2
+    full, thin = np.zeros((128, 128), np.uint8), np.zeros((128, 128), np.uint8)
+    pose, K = Pose(np.eye(3), [0, 0, 0.6]), view_intrinsics(300)
+    draw_silhouette(full, mesh.vertices, mesh.faces, pose, K)
+    draw_silhouette(thin, vertices, faces, pose, K)
+    assert (full != thin).sum() < 0.02 * (full > 0).sum()
