@@ -119,12 +119,15 @@ class Scene:
     visible : array, shape (n,)
         Pixels seen of each object over the pixels of its whole silhouette, the part beyond
         the image's border included.
+    depth : array of float32, shape (H, W)
+        z in the camera frame of the bodies seen, metres; infinite on the background.
 
     """
 
     image: np.ndarray
     ids: np.ndarray
     visible: np.ndarray
+    depth: np.ndarray
 
 
 def silhouette_window(mesh, pose, camera):
@@ -201,7 +204,7 @@ def render_scene(objects, camera, light, background, occluders=(), table=None):
             ids[place][wins] = 0
     seen = np.bincount(ids.ravel(), minlength=len(objects) + 1)[1:]
     image = np.clip(picture, 0, 255).astype(np.uint8)
-    return Scene(image, ids, seen / np.maximum(whole, 1))
+    return Scene(image, ids, seen / np.maximum(whole, 1), nearest)
 
 
 def _shadow(bodies, camera, light, table):
@@ -217,7 +220,7 @@ def _shadow(bodies, camera, light, table):
     for caster, pose in bodies:
         points = pose.transform(caster.mesh.vertices)
         height = points @ table.normal - table.offset
-        if height.min() > 0.03:  # it floats
+        if height.min() > 0.1:  # it floats
             continue
         fallen = points - np.outer(height / slope, lamp)
         if fallen[:, 2].min() < NEAREST:
@@ -356,11 +359,13 @@ class SceneMaker:
         occluders = [pair for pair in zip(clutter, others) if pair[1] is not None]
         occluders += [self._before(pose) for _, pose in objects if rng.random() < 0.3]
         drawn = render_scene(objects, camera, light, background, occluders, table)
-        image, ids = drawn.image, drawn.ids
+        image, ids, depth = drawn.image, drawn.ids, drawn.depth
         if finer > 1:
-            image = cv2.resize(image, (self.width, self.height), interpolation=cv2.INTER_AREA)
-            ids = cv2.resize(ids, (self.width, self.height), interpolation=cv2.INTER_NEAREST)
-        return Scene(photograph(image, rng), ids, drawn.visible), names
+            size = self.width, self.height
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
+            depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+        return Scene(photograph(image, rng), ids, drawn.visible, depth), names
 
     def _distance(self):
         low, high = np.log(self.distances)
