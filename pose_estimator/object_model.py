@@ -1,14 +1,14 @@
 """Known objects: mesh, keypoints, size and symmetries, and the YAML that describes one."""
 
-import json
-import re
 from dataclasses import dataclass, field
+import json
 from pathlib import Path
+import re
 from typing import Optional
 
 import numpy as np
-import yaml
 from scipy.spatial import cKDTree
+import yaml
 
 from .errors import InputError
 from .geometry import Pose
@@ -89,9 +89,9 @@ class Symmetries:
             for entry in description.get('continuous') or []:
                 axis = np.asarray(entry['axis'], np.float64).reshape(3)
                 offset = np.asarray(entry.get('offset', (0, 0, 0)), np.float64).reshape(3)
+                if not (np.isfinite([axis, offset]).all() and axis.any()):
+                    raise ValueError(f'got axis {axis} and offset {offset}')
                 axis = axis / np.linalg.norm(axis)
-                if not np.isfinite(axis).all():
-                    raise ValueError('axis of length zero')
                 continuous.append((tuple(axis.tolist()), tuple((offset * unit_scale).tolist())))
         except (TypeError, KeyError, ValueError) as error:
             raise InputError(f'{name}: expected discrete: lists of 16 numbers (4 x 4 row by '
@@ -378,6 +378,9 @@ def load_mesh(path, scale=1.0):
                          f'{type(error).__name__}: {error}') from error
     if not isinstance(loaded, trimesh.Trimesh) or not len(loaded.faces):
         raise InputError(f'{path}: expected triangles, got none')
+    if loaded.faces.min() < 0 or loaded.faces.max() >= len(loaded.vertices):
+        raise InputError(f'{path}: expected faces of its {len(loaded.vertices)} vertices, got '
+                         f'vertex {loaded.faces.max()}')
     if not np.isfinite(loaded.vertices).all():
         raise InputError(f'{path}: expected finite vertices, got NaN or infinity')
     colors = uv = texture = None
@@ -397,7 +400,8 @@ def load_mesh(path, scale=1.0):
                                      process=False)
             colors = np.repeat(np.asarray(flat.face_colors)[:, :3], 3, 0)
         else:
-            colors = np.asarray(flat.vertex_colors)[:, :3]
+            # One colour of four numbers where a material has no more.
+            colors = np.atleast_2d(flat.vertex_colors)[:, :3]
         if len(colors) != len(loaded.vertices):
             colors = np.broadcast_to(colors[:1], (len(loaded.vertices), 3))
     return make_mesh(np.asarray(loaded.vertices) * scale, loaded.faces, colors, uv, texture)
@@ -412,17 +416,27 @@ def make_mesh(vertices, faces, colors=None, uv=None, texture=None):
 
 
 def corner_normals(vertices, faces, sharp_degrees=40):
-    """Return unit normals (F, 3, 3): averaged over faces that meet at less than an angle."""
+    """
+    Return unit normals (F, 3, 3): averaged over the faces of a vertex, except at sharp edges.
+
+    Faces count by their angle at the vertex (Thuermer and Wuethrich 1998): by area, a large face
+    would bend a small one's normals at an edge, and an edge would seem round.
+
+    """
     triangles = vertices[faces]
     normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
     flat = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    to_next = np.roll(triangles, -1, 1) - triangles  # (F, 3, 3)
+    to_last = np.roll(triangles, 1, 1) - triangles
+    angles = np.arctan2(np.linalg.norm(np.cross(to_next, to_last), axis=-1),
+                        (to_next * to_last).sum(-1))  # (F, 3)
     # Vertices doubled at texture seams are one point of the surface.
     _, same = np.unique(np.round(vertices / max(np.ptp(vertices), 1e-30), 6), axis=0,
                         return_inverse=True)
     same = same.ravel()
     total = np.zeros((same.max() + 1, 3))
     for corner in range(3):
-        np.add.at(total, same[faces[:, corner]], normals)
+        np.add.at(total, same[faces[:, corner]], flat * angles[:, corner, None])
     total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
     smooth = total[same[faces]]  # (F, 3, 3)
     is_sharp = (smooth * flat[:, None]).sum(-1) < np.cos(np.radians(sharp_degrees))
