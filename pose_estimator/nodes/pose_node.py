@@ -109,7 +109,7 @@ class PoseNode(Node):
         faults += [f'no model for {label!r}: there are {", ".join(self.estimator.models)}'
                    for label in sorted(unknown)]
         for fault in faults:
-            self.warnings.warn(fault.partition(':')[0], fault)
+            self.warnings.warn(fault)
 
         camera = self.camera(header, width, height)
         self.estimator.min_score = self.parameters.min_score
@@ -134,8 +134,8 @@ class PoseNode(Node):
             raise InputError(f'camera_info: expected one of frame {header.frame_id!r} for '
                              f'{width} x {height} pixels, got none so far')
         if not exact:
-            self.warnings.once('camera_info stamp', 'no camera_info has the stamp of its image: '
-                               'the latest of the same frame and size is used')
+            self.warnings.once('no camera_info has the stamp of its image: the latest of the '
+                               'same frame and size is used')
         return camera_from_info(info, width, height, self.parameters.rectified)
 
     def destroy_node(self):

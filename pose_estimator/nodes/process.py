@@ -1,5 +1,7 @@
 """What the nodes share: their process, the thread they work in, their warnings, their QoS."""
 
+from collections import Counter
+import re
 import sys
 import threading
 import time
@@ -14,6 +16,7 @@ from rclpy.utilities import remove_ros_args
 from ..errors import InputError
 
 REPEAT_SECONDS = 5.0
+MOST_KINDS = 200
 DROPS_SECONDS = 30.0
 
 
@@ -103,23 +106,29 @@ class Warnings:
 
     def __init__(self, logger):
         self._logger = logger
-        self._last = {}
-        self._silent = {}
+        self._last = {}  # kind -> when
+        self._silent = Counter()
+        self._told = set()
 
-    def warn(self, kind, text):
-        """Warn, unless a warning of this kind was given just now."""
+    def warn(self, text):
+        """Warn, unless of the same but for numbers and details just now."""
+        text = ' '.join(text.split())
         now = time.monotonic()
+        kind = re.sub('[0-9.]+', '', text)[:80]
         if now - self._last.get(kind, -REPEAT_SECONDS) < REPEAT_SECONDS:
-            self._silent[kind] = self._silent.get(kind, 0) + 1
+            self._silent[kind] += 1
             return
-        self._last[kind] = now
-        silent = self._silent.pop(kind, 0)
+        silent = self._silent[kind]
+        if len(self._last) > MOST_KINDS:  # what is quoted from messages may be endless
+            self._last.clear()
+            self._silent.clear()
+        self._last[kind], self._silent[kind] = now, 0
         self._logger.warning(text + (f' ({silent} more like this)' if silent else ''))
 
-    def once(self, kind, text):
+    def once(self, text):
         """Warn the first time only."""
-        if kind not in self._last:
-            self._last[kind] = float('inf')
+        if text not in self._told:
+            self._told.add(text)
             self._logger.warning(text)
 
 
@@ -162,7 +171,7 @@ class Worker:
                     self._work(**messages)
                 self._tell_drops()
             except InputError as error:
-                self._warnings.warn(str(error).partition(':')[0], str(error))
+                self._warnings.warn(str(error))
             except Exception:
                 if not self._node.context.ok():
                     return  # shut down while it worked: there is nobody to publish to

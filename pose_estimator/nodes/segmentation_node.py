@@ -66,8 +66,8 @@ class SegmentationNode(Node):
         masks, detections = instances_to_messages(instances, *pixels.shape[:2], image.header)
         self.masks.publish(masks)
         self.detections.publish(detections)
-        for label, count in self.segmenter.ignored.items():
-            self.warnings.once(f'label {label}', f'label {label!r} is not in class_map: ignored')
+        for label in getattr(self.segmenter, 'ignored', ()):
+            self.warnings.once(f'label {label!r} is not in class_map: it is ignored')
 
     def destroy_node(self):
         """Stop working, then leave."""
