@@ -59,9 +59,9 @@ def test_make_alone_lists_the_targets():
 
 
 def test_make_drops_what_a_sourced_distribution_sets():
-    bogus = {name: '/opt/ros/bogus' for name in (
-        'PYTHONPATH', 'AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH',
-        'LD_LIBRARY_PATH', 'PYTHONHOME')}
+    bogus = dict.fromkeys(
+        ('PYTHONPATH', 'AMENT_PREFIX_PATH', 'CMAKE_PREFIX_PATH', 'COLCON_PREFIX_PATH',
+         'LD_LIBRARY_PATH', 'PYTHONHOME'), '/opt/ros/bogus')
     step = make('--eval', 'probe: ; @env', 'probe', RMW_IMPLEMENTATION='rmw_bogus', **bogus)
     assert step.returncode == 0, step.stderr
     assert 'bogus' not in step.stdout
