@@ -263,6 +263,9 @@ def run(args):
     images = tqdm(dataset.images(), unit='image', disable=None)
     results = evaluate(estimator, dataset, source.instances, images)
     write_results(args.output, results)
+    if args.objects is not None:
+        ignored = Counter({number: count for number, count in ignored.items()
+                           if number in args.objects})
 
     if args.masks == 'true':
         untrusted = set(source.untrusted)
