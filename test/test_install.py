@@ -93,8 +93,8 @@ def test_both_nodes_start_with_the_source_gone(workspace):
             script = f'install/pose_estimator/lib/pose_estimator/{name}'
             log = open(workspace / f'{name}.log', 'w')
             processes[name] = subprocess.Popen(
-                ['sh', '-c', f'. install/setup.sh && exec {script}'], cwd=workspace, stdout=log, stderr=log,
-                env={**environment(), 'OMP_NUM_THREADS': '1'})
+                ['sh', '-c', f'. install/setup.sh && exec {script}'], cwd=workspace,
+                stdout=log, stderr=log, env={**environment(), 'OMP_NUM_THREADS': '1'})
         deadline = time.monotonic() + 120
         while not set(NODES) <= set(robot.get_node_names()):
             for name, process in processes.items():
