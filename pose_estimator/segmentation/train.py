@@ -282,7 +282,7 @@ class Trainer:
         warm = min((self.step + 1) / WARM_UP, 1)
         fall = 0.5 + 0.5 * np.cos(np.pi * progress)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
-            group['lr'] = rate * warm * max(fall, 0.01)
+            group['lr'] = float(rate * warm * max(fall, 0.01))
         pairs = []
         for image, ids, classes in examples:
             image, ids = vary(np.asarray(image), np.asarray(ids), rng)

@@ -1,0 +1,104 @@
+"""Virtual scenes and the demo's moving one."""
+
+import numpy as np
+from pose_estimator.camera import PinholeCamera
+from pose_estimator.demo.meshes import builtin_mesh
+from pose_estimator.geometry import Pose
+from pose_estimator.synthetic.backgrounds import background_bank
+import pytest
+
+pytest.importorskip('embreex')
+
+from pose_estimator.demo.scene import DemoScene, NAMES  # noqa: E402, I100
+from pose_estimator.synthetic.distractors import random_body  # noqa: E402
+from pose_estimator.synthetic.render import RayCaster  # noqa: E402
+from pose_estimator.synthetic.scene import Light, render_scene, SceneMaker  # noqa: E402
+
+CAMERA = PinholeCamera(np.array([[150, 0, 80], [0, 150, 60], [0, 0, 1.0]]), 160, 120)
+LIGHT = Light(np.full(3, 0.5), np.array([[0, 0, -1.0]]), np.full((1, 3), 0.5))
+BLACK = np.zeros((120, 160, 3), np.uint8)
+
+
+def at(x, y, z):
+    return Pose(np.eye(3), np.array([x, y, z], float))
+
+
+def test_backgrounds_vary_and_repeat_with_the_seed():
+    bank = background_bank(np.random.default_rng(3), 6, 64)
+    assert bank.shape == (6, 64, 64, 3) and bank.dtype == np.uint8
+    assert np.array_equal(bank, background_bank(np.random.default_rng(3), 6, 64))
+    assert len({picture.tobytes() for picture in bank}) == 6
+
+
+def test_nearest_surface_wins_and_visible_share_counts_it():
+    book = RayCaster(builtin_mesh('book'))
+    alone = render_scene([(book, at(0, 0, 1))], CAMERA, LIGHT, BLACK)
+    assert alone.visible[0] == pytest.approx(1)
+    assert (alone.image[alone.ids == 1] > 0).any()
+    assert not alone.image[alone.ids == 0].any()
+    seen = alone.depth[alone.ids == 1]
+    assert 0.96 < seen.min() and seen.max() < 1.04
+    both = render_scene([(book, at(0, 0, 1)), (book, at(0.05, 0, 0.6))], CAMERA, LIGHT, BLACK)
+    assert both.visible[1] == pytest.approx(1)
+    assert both.visible[0] < 0.5
+    covered = render_scene([(book, at(0, 0, 1))], CAMERA, LIGHT, BLACK, [(book, at(0, 0, 0.5))])
+    assert covered.visible[0] == 0 and not covered.ids.any()
+
+
+def test_truncated_and_hidden_objects():
+    cup = RayCaster(builtin_mesh('cup'))
+    # The image's left border cuts it in two.
+    cut = render_scene([(cup, at(-0.44, 0, 0.8)), (cup, at(0, 0, -1))], CAMERA,
+                       LIGHT, BLACK)
+    assert 0.3 < cut.visible[0] < 0.8
+    assert cut.visible[1] == 0
+
+
+def test_scene_maker_is_repeatable_and_varied():
+    meshes = {name: builtin_mesh(name) for name in NAMES}
+    first = SceneMaker(meshes, np.random.default_rng(5), 96, 72)
+    second = SceneMaker(meshes, np.random.default_rng(5), 96, 72)
+    counts = set()
+    for _ in range(8):
+        scene, names = first.scene()
+        again, _ = second.scene()
+        assert np.array_equal(scene.image, again.image)
+        assert scene.image.shape == (72, 96, 3) and scene.ids.shape == (72, 96)
+        assert scene.ids.max() <= len(names) == len(scene.visible)
+        counts.add(len(names))
+    assert len(counts) > 2
+
+
+def test_random_bodies_are_closed_in_size():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        mesh = random_body(rng)
+        assert np.isfinite(mesh.normals).all() and np.isfinite(mesh.uv).all()
+        assert 0.029 < np.ptp(mesh.vertices, axis=0).max() < 0.301
+
+
+def test_demo_scene():
+    scene = DemoScene(4)
+    frame = scene.frame(6.5)
+    assert frame.image.shape == (480, 640, 3) and frame.image.dtype == np.uint8
+    assert set(frame.poses) == set(frame.visible) == set(NAMES)
+    assert np.array_equal(frame.image, DemoScene(4).frame(6.5).image)
+    assert 'seed 4' in scene.describe()
+    moved = scene.frame(6.7)
+    for name in NAMES:
+        assert 0.45 < frame.poses[name].t_m2c[2] < 1.15
+        step = np.linalg.norm(moved.poses[name].t_m2c - frame.poses[name].t_m2c)
+        assert step < 0.1, 'smooth'
+    # After its duration it begins anew.
+    assert np.allclose(scene.frame(6.5 + scene.duration).poses['cup'].matrix,
+                       frame.poses['cup'].matrix)
+
+
+def test_demo_cover_hides_objects_now_and_then_and_the_handle_counts():
+    scene = DemoScene(4)
+    frames = [scene.frame(time_s) for time_s in (1.2, 2.5, 7, 15, 17.5, 19, 23)]
+    shares = [frame.visible['cup'] for frame in frames]
+    assert min(shares) < 0.2 and max(shares) > 0.9
+    for frame in frames:
+        assert frame.cup_handle_visible == 0 or frame.visible['cup'] > 0
+    assert max(frame.cup_handle_visible for frame in frames) > 50
