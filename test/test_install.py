@@ -10,16 +10,18 @@ import time
 
 import pytest
 
+pytest.importorskip('colcon_ros')
+rclpy = pytest.importorskip('rclpy')
+from rcl_interfaces.srv import ListParameters  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = (
     'config', 'launch', 'models', 'msgs', 'pose_estimator', 'requirements', 'resource',
     'LICENSE', 'package.xml', 'setup.cfg', 'setup.py')
 SHARED = ('config', 'launch', 'models')
 NODES = ('segmentation_node', 'pose_node')
-
-pytest.importorskip('colcon_ros')
-rclpy = pytest.importorskip('rclpy')
-pytestmark = pytest.mark.slow
 
 
 def copy_source(folder):
@@ -83,6 +85,18 @@ def test_scripts_start_through_env(workspace):
         assert script.read_text().startswith('#!/usr/bin/env python3\n'), script
 
 
+def answers(robot, name):
+    """Ask a node for its parameters: it answers once it has loaded its models and works."""
+    client = robot.create_client(ListParameters, f'/{name}/list_parameters')
+    reply = client.call_async(ListParameters.Request())
+    executor = SingleThreadedExecutor(context=robot.context)
+    executor.add_node(robot)
+    executor.spin_until_future_complete(reply, timeout_sec=1.0)
+    executor.remove_node(robot)
+    robot.destroy_client(client)
+    return reply.done()
+
+
 def test_both_nodes_start_with_the_source_gone(workspace):
     processes = {}
     context = rclpy.Context()
@@ -91,16 +105,17 @@ def test_both_nodes_start_with_the_source_gone(workspace):
     try:
         for name in NODES:
             script = f'install/pose_estimator/lib/pose_estimator/{name}'
-            log = open(workspace / f'{name}.log', 'w')
-            processes[name] = subprocess.Popen(
-                ['sh', '-c', f'. install/setup.sh && exec {script}'], cwd=workspace,
-                stdout=log, stderr=log, env={**environment(), 'OMP_NUM_THREADS': '1'})
+            with open(workspace / f'{name}.log', 'w') as log:
+                processes[name] = subprocess.Popen(
+                    ['sh', '-c', f'. install/setup.sh && exec {script}'], cwd=workspace,
+                    stdout=log, stderr=log, env={**environment(), 'OMP_NUM_THREADS': '1'})
         deadline = time.monotonic() + 120
-        while not set(NODES) <= set(robot.get_node_names()):
+        waiting = list(NODES)
+        while waiting:
             for name, process in processes.items():
                 assert process.poll() is None, (workspace / f'{name}.log').read_text()
-            assert time.monotonic() < deadline, f'seen: {robot.get_node_names()}'
-            time.sleep(0.2)
+            assert time.monotonic() < deadline, f'{waiting} give no answer'
+            waiting = [name for name in waiting if not answers(robot, name)]
     finally:
         robot.destroy_node()
         rclpy.shutdown(context=context)
