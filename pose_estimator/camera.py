@@ -181,6 +181,7 @@ class CropCamera:
         Parameters
         ----------
         camera : PinholeCamera
+            The real camera.
         box : array, shape (4,)
             x0, y0, x1, y1 in pixels, see Instance.
         size : int
@@ -210,6 +211,7 @@ class CropCamera:
         Parameters
         ----------
         image : array, shape (height, width[, channels])
+            Of the real camera; bool, integers or floats.
         interpolation : int
             OpenCV's flag.
 

@@ -29,6 +29,7 @@ def draw_poses(image, object_poses, camera, models):
     image : array of uint8, shape (height, width, 3)
         RGB.
     object_poses : sequence of ObjectPose
+        What the estimator said of the image.
     camera : PinholeCamera
         The one that took the image.
     models : dict
@@ -64,7 +65,7 @@ def draw_poses(image, object_poses, camera, models):
             corner = np.asarray(found.instance.box[:2])
         labels.append((f'{found.name} {found.score:.2f}', corner, WHITE))
     taken = []
-    for text, corner, colour in labels:
+    for text, corner, colour in reversed(labels):  # the nearest get the best places
         _draw_label(picture, text, corner, colour, scale, taken)
     return picture
 

@@ -49,7 +49,9 @@ def evaluate(estimator, dataset, instances_of, images=None):
     Parameters
     ----------
     estimator : PoseEstimator
+        Its models' bop_id says which object they are.
     dataset : BopDataset
+        Where images and cameras come from.
     instances_of : function
         (scene_id, image_id, height, width) -> list of Instance.
     images : sequence of (scene_id, image_id)
@@ -85,8 +87,11 @@ def measure(dataset, results, targets, symmetric_adds=None):
     Parameters
     ----------
     dataset : BopDataset
+        Where the truth comes from.
     results : sequence of bop.Result
+        In any order.
     targets : sequence of bop.Target
+        What is asked for.
     symmetric_adds : set of int
         Objects measured by ADD-S. Default: those with symmetries in models_info.json.
 
@@ -328,7 +333,9 @@ def _report(args, dataset, estimator, names, ignored, results, errors):
             'models': {str(number): name for number, name in sorted(names.items())},
             'objects_without_model': without,
             'detections_without_model': {str(key): ignored[key] for key in sorted(ignored)},
-            'table': table, 'poses': len(results),
+            'table': {name: {column: value if np.isfinite(value) else None
+                             for column, value in row.items()} for name, row in table.items()},
+            'poses': len(results),
             'median_translation_cm': None if translation is None else 100 * translation,
             'median_rotation_deg': rotation,
             'seconds_per_image': float(np.mean(times)) if times else None}, indent=1) + '\n')

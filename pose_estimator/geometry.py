@@ -67,7 +67,7 @@ class Pose:
 
     @property
     def quaternion(self):
-        """Unit quaternion (x, y, z, w), the order of geometry_msgs."""
+        """Unit quaternion in the order x, y, z, w of geometry_msgs."""
         return Rotation.from_matrix(self.R_m2c).as_quat()
 
     @property

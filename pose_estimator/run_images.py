@@ -195,7 +195,7 @@ class VideoFile:
     def write(self, name, picture):
         """Append one RGB picture."""
         if self._writer is None:
-            codec = cv2.VideoWriter_fourcc(*VIDEO_CODECS[self._path.suffix.lower()])
+            codec = cv2.VideoWriter.fourcc(*VIDEO_CODECS[self._path.suffix.lower()])
             size = picture.shape[1], picture.shape[0]
             self._writer = cv2.VideoWriter(str(self._path), codec, self._rate, size)
             if not self._writer.isOpened():
@@ -209,6 +209,13 @@ class VideoFile:
             self._writer.release()
 
 
+def open_output(path, rate):
+    """Return the VideoFile or the PictureFolder that a path names."""
+    if path.suffix.lower() in VIDEO_CODECS:
+        return VideoFile(path, rate)
+    return PictureFolder(path)
+
+
 def estimate_frames(estimator, instances_of, frames, camera, output, say=print):
     """
     Estimate, print and draw the poses of all frames.
@@ -216,11 +223,15 @@ def estimate_frames(estimator, instances_of, frames, camera, output, say=print):
     Parameters
     ----------
     estimator : PoseEstimator
+        Of the objects.
     instances_of : function
         Frame -> list of Instance.
     frames : iterable of Frame
+        Pictures or Video.
     camera : PinholeCamera
+        The one that took all of them.
     output : PictureFolder or VideoFile
+        Where annotated pictures go.
     say : function
         Takes each line of text.
 
@@ -318,10 +329,7 @@ def run(args):
     """Carry out the command; return the exit code."""
     camera = load_camera(args.camera, args.rectified)
     frames = open_input(args.sources)
-    if args.output.suffix.lower() in VIDEO_CODECS:
-        output = VideoFile(args.output, frames.rate)
-    else:
-        output = PictureFolder(args.output)
+    output = open_output(args.output, frames.rate)
     output.refuse(frames.paths)
     models = args.models
     if models is None:

@@ -185,6 +185,7 @@ def test_command(example, tmp_path, oracle, capsys):
     report = json.loads((tmp_path / 'table.json').read_text())
     assert report['table']['all']['missing'] == 3
     assert report['table']['obj 1']['add'] == 100
+    assert report['table']['obj 2']['rot_median_deg'] is None  # JSON knows no infinity
     assert report['detections_without_model'] == {'2': 3}
     compare_with_referee(example, tmp_path / 'results.csv', tmp_path, '--symmetric-adds', '2')
 
