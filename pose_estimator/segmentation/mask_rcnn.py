@@ -350,6 +350,8 @@ def paste_mask(mask, box, factors, width, height, threshold=0.5):
         Width and height of the image over those of the resized one.
     width, height : int
         Of the image.
+    threshold : float
+        Probabilities from here on are the object.
 
     Returns
     -------
@@ -378,4 +380,5 @@ def paste_mask(mask, box, factors, width, height, threshold=0.5):
 def _overlap(first, second):
     """Return the intersection over union of two masks, 0 where both are empty."""
     both = np.count_nonzero(first & second)
-    return both / max(np.count_nonzero(first) + np.count_nonzero(second) - both, 1)
+    either = np.count_nonzero(first | second)
+    return both / either if either else 0.0

@@ -66,6 +66,7 @@ class RecordedSegmenter:
         Parameters
         ----------
         scene_id, image_id : int
+            BOP's numbers of the image.
         height, width : int
             Size of the image.
 

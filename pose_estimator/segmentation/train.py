@@ -98,7 +98,8 @@ class SceneStream(IterableDataset):
         cv2.setNumThreads(1)
         maker = SceneMaker(self.meshes, np.random.default_rng(self.seed))
         while True:
-            yield example(*maker.scene(), maker.names)
+            scene, names = maker.scene()
+            yield example(scene, names, maker.names)
 
 
 def example(scene, names, order):
@@ -108,6 +109,7 @@ def example(scene, names, order):
     Parameters
     ----------
     scene : synthetic.scene.Scene
+        What SceneMaker.scene gives.
     names : list of str
         Of the scene's objects.
     order : tuple of str
@@ -159,11 +161,11 @@ def targets(image, ids, classes, device):
         masks.append(mask)
         labels.append(kind)
     picture = torch.from_numpy(image).permute(2, 0, 1).float().div(255)
-    masks = np.array(masks, np.uint8).reshape(-1, *ids.shape)
+    stacked = np.array(masks, np.uint8).reshape(-1, *ids.shape)
     return picture.to(device), {
         'boxes': torch.tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4),
         'labels': torch.tensor(labels, dtype=torch.int64, device=device),
-        'masks': torch.from_numpy(masks).to(device)}
+        'masks': torch.from_numpy(stacked).to(device)}
 
 
 class Trainer:
@@ -319,7 +321,7 @@ def evaluate(network, config, meshes, device='cpu', count=EVALUATED_SCENES, min_
     segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], config.short_side,
                                   config.long_side, device, min_score)
     maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED))
-    wanted, found, overlaps = Counter(), Counter(), Counter()
+    wanted, found, overlaps = Counter(), Counter(), dict.fromkeys(config.labels, 0.0)
     wrong, wrong_empty, empty = 0, 0, 0
     for _ in tqdm(range(count), desc='held-back scenes', leave=False):
         scene, names = maker.scene()
@@ -332,7 +334,7 @@ def evaluate(network, config, meshes, device='cpu', count=EVALUATED_SCENES, min_
                 if names[index] != instance.label or index in matched:
                     continue
                 both = np.count_nonzero(mask & instance.mask)
-                iou = both / max(np.count_nonzero(mask | instance.mask), 1)
+                iou = both / max(int(np.count_nonzero(mask | instance.mask)), 1)
                 if iou > best:
                     best, match = iou, index
             if best >= 0.5:

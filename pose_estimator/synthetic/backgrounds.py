@@ -11,7 +11,9 @@ def background_bank(rng, count, size):
     Parameters
     ----------
     rng : numpy.random.Generator
+        The same state gives the same pictures.
     count : int
+        How many.
     size : int
         Side in pixels.
 
@@ -94,7 +96,12 @@ def noise(rng, height, width, octaves=5, coarse=None, stretch=1.0):
 
     Parameters
     ----------
+    rng : numpy.random.Generator
+        Source of chance.
+    height, width : int
+        Pixels.
     octaves : int
+        Each is twice as fine as the one before.
     coarse : float
         Blobs across the picture at the coarsest octave; default 1.5 to 8, at random.
     stretch : float

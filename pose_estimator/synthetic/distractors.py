@@ -13,6 +13,7 @@ def random_body(rng, texture_size=96):
     Parameters
     ----------
     rng : numpy.random.Generator
+        Source of chance.
     texture_size : int
         Side of its texture in pixels.
 

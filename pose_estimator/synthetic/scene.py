@@ -163,6 +163,7 @@ def render_scene(objects, camera, light, background, occluders=(), table=None):
     camera : PinholeCamera
         Without distortion.
     light : Light
+        In the camera frame.
     background : array of uint8, shape (camera.height, camera.width, 3)
         RGB.
     table : Plane
@@ -247,6 +248,7 @@ def photograph(image, rng):
     image : array of uint8, shape (H, W, 3)
         RGB.
     rng : numpy.random.Generator
+        Source of chance.
 
     Returns
     -------
