@@ -1,6 +1,6 @@
 """Known objects: mesh, keypoints, size and symmetries, and the YAML that describes one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import json
 from pathlib import Path
 import re
@@ -362,13 +362,15 @@ def load_mesh(path, scale=1.0):
     """
     if str(path).startswith('builtin:'):
         from .demo.meshes import builtin_mesh
-        return builtin_mesh(str(path).split(':', 1)[1])
+        mesh = builtin_mesh(str(path).split(':', 1)[1])
+        return replace(mesh, vertices=mesh.vertices * scale)
     import trimesh
     path = Path(path)
     if not path.is_file():
         raise InputError(f'{path}: expected a mesh file, got no such file')
     if not path.stat().st_size:
         raise InputError(f'{path}: expected a mesh, got an empty file')
+    _check_companions(path)
     try:
         loaded = trimesh.load(path, process=False)
         if isinstance(loaded, trimesh.Scene):
@@ -391,9 +393,15 @@ def load_mesh(path, scale=1.0):
         if image is not None:
             uv = np.asarray(visual.uv, float)
             texture = np.asarray(image.convert('RGB'))
+        # What trimesh makes up for texture coordinates without a material.
+        default = trimesh.visual.material.empty_material().image.convert('RGB')
+        if texture is not None and np.array_equal(texture, np.asarray(default)):
+            return make_mesh(np.asarray(loaded.vertices) * scale, loaded.faces)
     if texture is None and visual.defined:
         flat = visual.to_color() if visual.kind == 'texture' else visual
-        if flat.kind == 'face':
+        if not flat.defined:
+            pass
+        elif flat.kind == 'face':
             # Faces of one colour share no vertices.
             loaded = trimesh.Trimesh(loaded.triangles.reshape(-1, 3),
                                      np.arange(3 * len(loaded.faces)).reshape(-1, 3),
@@ -402,9 +410,36 @@ def load_mesh(path, scale=1.0):
         else:
             # One colour of four numbers where a material has no more.
             colors = np.atleast_2d(flat.vertex_colors)[:, :3]
-        if len(colors) != len(loaded.vertices):
+        if colors is not None and len(colors) != len(loaded.vertices):
             colors = np.broadcast_to(colors[:1], (len(loaded.vertices), 3))
     return make_mesh(np.asarray(loaded.vertices) * scale, loaded.faces, colors, uv, texture)
+
+
+def _check_companions(path):
+    """Refuse a mesh whose material or texture file is missing: it would be read as grey."""
+    named = []
+    if path.suffix.lower() == '.obj':
+        named = _named_files(path, 'mtllib')
+        named += [texture for library in named for texture in _named_files(library, 'map_Kd')]
+    elif path.suffix.lower() == '.ply':
+        named = _named_files(path, 'comment TextureFile', b'end_header')
+    for one in named:
+        if not one.is_file():
+            raise InputError(f'{path}: its colours are in {one.name}, expected that beside it, '
+                             'got no such file')
+
+
+def _named_files(path, keyword, end=None):
+    """Return the files that lines of a text file with this keyword name, beside it."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    if end is not None:
+        content = content[:max(content.find(end), 0)]
+    lines = content.decode('utf-8', 'replace').splitlines()
+    # The rest of the line is the name, as trimesh reads it.
+    return [path.parent / line[len(keyword):].strip() for line in map(str.strip, lines)
+            if line.lower().startswith(keyword.lower() + ' ')]
 
 
 def make_mesh(vertices, faces, colors=None, uv=None, texture=None):
@@ -478,7 +513,9 @@ def farthest_points(points, count):
     Parameters
     ----------
     points : array, shape (N, 3)
+        To choose from.
     count : int
+        How many.
 
     Returns
     -------

@@ -110,6 +110,8 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f'{path}: damaged description of the model: {error!r}') from error
         for name, tensor in expected.items():
+            if name.endswith('num_batches_tracked'):  # counts nothing that inference needs
+                continue
             if name not in weights or weights[name].shape != tensor.shape:
                 raise InputError(f'{path}: weights do not fit the configuration, first {name}')
         return checkpoint

@@ -1,0 +1,181 @@
+"""From image and instances to poses, with keypoints that are known to be right."""
+
+from dataclasses import replace
+
+import numpy as np
+from pose_estimator.camera import PinholeCamera
+from pose_estimator.errors import InputError
+from pose_estimator.geometry import Pose, random_rotations
+from pose_estimator.instance import Instance, mask_box
+from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
+from pose_estimator.keypoints.predictor import Keypoints
+from pose_estimator.object_model import object_from_mesh
+from pose_estimator.pipeline import find_models, PoseEstimator
+from pose_estimator.synthetic.render import RayCaster
+import pytest
+
+CAMERAS = {
+    'rectified': PinholeCamera(np.array([[600.0, 0, 320], [0, 590, 240], [0, 0, 1]]), 640, 480),
+    'plumb_bob': PinholeCamera(np.array([[600.0, 0, 320], [0, 590, 240], [0, 0, 1]]), 640, 480,
+                               [-0.2, 0.05, 0.001, -0.001, 0.0], 'plumb_bob'),
+    'equidistant': PinholeCamera(np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]]), 640, 480,
+                                 [0.01, -0.005, 0.001, 0.0], 'equidistant')}
+# A score that is 0.88 for keypoints that agree.
+CALIBRATION = {'mean': [0.0] * 4, 'scale': [1.0] * 4, 'weights': [2.0, 0, 0, 0], 'bias': 0.0}
+
+
+@pytest.fixture(scope='module')
+def mesh():
+    return object_from_mesh('builtin:cup', 'm', 'cup')
+
+
+def make_checkpoint(model, network_input='rgb_mask'):
+    channels = {'mask': ('mask',), 'rgb_mask': ('rgb', 'mask')}[network_input]
+    config = HourglassConfig(4 if 'rgb' in channels else 1, len(model.keypoints), 64, 16, 16)
+    return Checkpoint(model, network_input, channels, config, 1.4, 'cross_entropy', CALIBRATION,
+                      StackedHourglass(config).state_dict())
+
+
+class Oracle:
+    """Stands in for the predictor and knows the pose; the crop camera it must find out."""
+
+    def __init__(self, checkpoint, camera, truth, noise=0.0):
+        self.checkpoint, self.size = checkpoint, checkpoint.config.input_size
+        self._camera, self._truth, self._noise = camera, truth, noise
+        self.box = None
+
+    def predict(self, rgb, masks):
+        """Return the true keypoints in the crop of self.box."""
+        from pose_estimator.camera import CropCamera
+        crop = CropCamera.look_at(self._camera, self.box, self.size, self.checkpoint.margin)
+        points = self._truth.transform(self.checkpoint.model.keypoints)
+        pixels = crop.to_crop(self._camera.project(points))
+        pixels = pixels + np.random.default_rng(0).normal(0, 1, pixels.shape) * self._noise
+        count = len(pixels)
+        return Keypoints(pixels[None], np.ones((1, count)), np.ones((1, count)))
+
+
+@pytest.mark.parametrize('name', CAMERAS)
+@pytest.mark.parametrize('place', [(0, 0, 0.7), (0.3, 0.2, 0.7), (-0.28, -0.2, 0.6)])
+def test_pose_comes_back_wherever_the_object_is(mesh, name, place):
+    camera, model = CAMERAS[name], mesh[0]
+    truth = Pose(random_rotations(np.random.default_rng(1), 1)[0], place)
+    checkpoint = make_checkpoint(model)
+    estimator = PoseEstimator([checkpoint])
+    oracle = Oracle(checkpoint, camera, truth)
+    estimator._predictors['cup'] = oracle
+    pixels = camera.project(truth.transform(model.points))
+    mask = np.zeros((480, 640), bool)
+    columns, rows = np.round(pixels).astype(int).T
+    inside = (columns >= 0) & (columns < 640) & (rows >= 0) & (rows < 480)
+    mask[rows[inside], columns[inside]] = True
+    oracle.box = mask_box(mask)
+    image = np.zeros((480, 640, 3), np.uint8)
+    found, = estimator.estimate(image, [Instance('cup', 0.9, oracle.box, mask, 1)], camera)
+    np.testing.assert_allclose(found.pose.matrix, truth.matrix, atol=1e-5)
+    np.testing.assert_allclose(found.keypoints, camera.project(truth.transform(model.keypoints)),
+                               atol=1e-3)
+    assert found.name == 'cup' and found.reason == ''
+    assert found.score == pytest.approx(1 / (1 + np.exp(-2)))
+    assert np.linalg.eigvalsh(found.covariance).min() > 0
+
+
+def test_covariance_is_in_the_cameras_axes(mesh):
+    """Far off-axis, the uncertain direction is the viewing ray, not the camera's z."""
+    camera, model = CAMERAS['rectified'], mesh[0]
+    truth = Pose(random_rotations(np.random.default_rng(1), 1)[0], (0.33, 0.0, 0.7))
+    checkpoint = make_checkpoint(model)
+    estimator = PoseEstimator([checkpoint])
+    oracle = Oracle(checkpoint, camera, truth, noise=0.5)
+    estimator._predictors['cup'] = oracle
+    seen = RayCaster(mesh[1]).render(truth, camera.K, 640, 480).mask
+    oracle.box = mask_box(seen)
+    found, = estimator.estimate(np.zeros((480, 640, 3), np.uint8),
+                                [Instance('cup', 0.9, oracle.box, seen, 1)], camera)
+    longest = np.linalg.eigh(found.covariance[:3, :3])[1][:, -1]
+    ray = found.pose.transform(model.center[None])[0]
+    assert abs(longest @ ray) / np.linalg.norm(ray) > 0.99
+
+
+def test_masks_that_say_nothing_give_no_pose_but_a_reason(mesh):
+    estimator = PoseEstimator([make_checkpoint(mesh[0])])
+    camera, image = CAMERAS['rectified'], np.zeros((480, 640, 3), np.uint8)
+    empty, one, border = (np.zeros((480, 640), bool) for _ in range(3))
+    one[10, 10] = True
+    border[:60, :40] = True
+    instances = [Instance('cup', 0.9, [10, 10, 50, 50], empty, 1),
+                 Instance('cup', 0.9, [9.5, 9.5, 10.5, 10.5], one, 2),
+                 Instance('cup', 0.9, mask_box(border), border, 3),
+                 Instance('cup', 0.9, [5, 5, 7, 400], border, 4)]
+    found = estimator.estimate(image, instances, camera)
+    assert [one.instance.id for one in found] == [1, 2, 3, 4]
+    assert found[0].reason == 'the mask has 0 pixels, 30 are needed'
+    assert found[1].reason == 'the mask has 1 pixels, 30 are needed'
+    assert found[3].reason == 'the box is 2 x 395 pixels, 4 x 4 are needed'
+    assert all(one.pose is None and one.score < 0.9 for one in found)
+
+
+def test_low_scores_are_withheld(mesh):
+    checkpoint = make_checkpoint(mesh[0])
+    sceptic = replace(checkpoint, calibration={**CALIBRATION, 'bias': -9.0})
+    estimator = PoseEstimator([sceptic], min_score=0.5)
+    camera = CAMERAS['rectified']
+    truth = Pose(np.eye(3), [0, 0, 0.5])
+    oracle = Oracle(sceptic, camera, truth)
+    oracle.box = np.array([270, 190, 370, 290.0])
+    estimator._predictors['cup'] = oracle
+    mask = np.ones((480, 640), bool)
+    found, = estimator.estimate(np.zeros((480, 640, 3), np.uint8),
+                                [Instance('cup', 0.9, oracle.box, mask, 1)], camera)
+    assert found.pose is None
+    assert found.reason == 'score 0.00 is below 0.50'
+
+
+def test_labels_without_a_model_are_left_out_and_counted(mesh):
+    estimator = PoseEstimator([make_checkpoint(mesh[0])])
+    mask = np.ones((480, 640), bool)
+    found = estimator.estimate(np.zeros((480, 640, 3), np.uint8),
+                               [Instance('teapot', 1, [0, 0, 9, 9], mask, 1)] * 2,
+                               CAMERAS['rectified'])
+    assert found == []
+    assert estimator.without_model == {'teapot': 2}
+
+
+def test_mask_networks_need_no_image(mesh):
+    estimator = PoseEstimator([make_checkpoint(mesh[0], 'mask')])
+    mask = np.zeros((480, 640), bool)
+    mask[200:300, 200:300] = True
+    assert not estimator.needs_image
+    found = estimator.estimate(None, [Instance('cup', 1, mask_box(mask), mask, 1)],
+                               CAMERAS['rectified'])
+    assert len(found) == 1
+
+
+def test_inputs_that_do_not_fit_are_refused(mesh):
+    estimator = PoseEstimator([make_checkpoint(mesh[0])])
+    camera = CAMERAS['rectified']
+    instance = Instance('cup', 1, [0, 0, 9, 9], np.ones((240, 320), bool), 1)
+    with pytest.raises(InputError, match='image: expected one, for input rgb_mask'):
+        estimator.estimate(None, [], camera)
+    with pytest.raises(InputError, match=r'image: expected uint8 RGB of shape \(480, 640, 3\)'):
+        estimator.estimate(np.zeros((240, 320, 3), np.uint8), [], camera)
+    with pytest.raises(InputError, match=r'mask of cup: expected shape \(480, 640\)'):
+        estimator.estimate(np.zeros((480, 640, 3), np.uint8), [instance], camera)
+
+
+def test_models_are_found_by_their_input(mesh, tmp_path):
+    make_checkpoint(mesh[0]).save(tmp_path / 'cup.safetensors')
+    make_checkpoint(mesh[0], 'mask').save(tmp_path / 'cup.mask.safetensors')
+    (tmp_path / 'segmenter.safetensors').write_bytes(b'')
+    assert list(find_models(tmp_path)) == ['cup']
+    assert find_models(tmp_path, 'mask')['cup'].name == 'cup.mask.safetensors'
+    assert PoseEstimator.from_directory(tmp_path, 'mask').network_input == 'mask'
+    with pytest.raises(InputError, match='expected models of teapot for input mask, got cup'):
+        PoseEstimator.from_directory(tmp_path, 'mask', objects=['teapot'])
+    with pytest.raises(InputError, match='expected a directory of models'):
+        PoseEstimator.from_directory(tmp_path / 'nowhere')
+    with pytest.raises(InputError, match='input: expected one of rgb_mask, mask'):
+        PoseEstimator.from_directory(tmp_path, 'depth')
+    with pytest.raises(InputError, match='min_score: expected 0 to 1'):
+        PoseEstimator.from_directory(tmp_path, min_score=2)
