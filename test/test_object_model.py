@@ -307,6 +307,30 @@ def test_truncated_mesh(tmp_path, ply):
         load_mesh(tmp_path / 'short.ply')
 
 
+def test_missing_texture(tmp_path):
+    for kind in ('obj', 'ply'):
+        path = write_textured(tmp_path, kind)
+        (tmp_path / 'colours.png').unlink()
+        with pytest.raises(InputError, match=rf'box.{kind}: its colours are in colours.png'):
+            load_mesh(path)
+    (tmp_path / 'box.mtl').unlink()
+    with pytest.raises(InputError, match='box.obj: its colours are in box.mtl'):
+        load_mesh(tmp_path / 'box.obj')
+
+
+def test_texture_with_a_space_in_its_name(tmp_path):
+    path = write_textured(tmp_path, 'obj')
+    (tmp_path / 'colours.png').rename(tmp_path / 'my colours.png')
+    (tmp_path / 'box.mtl').write_text('newmtl paper\nmap_Kd my colours.png\n')
+    np.testing.assert_array_equal(load_mesh(path).texture, texture())
+
+
+def test_texture_coordinates_without_material(tmp_path):
+    path = write_textured(tmp_path, 'obj')
+    path.write_text(path.read_text().replace('mtllib box.mtl\nusemtl paper\n', ''))
+    assert not load_mesh(path).has_appearance
+
+
 @pytest.mark.parametrize('value', ['nan', 'inf'])
 def test_mesh_that_is_not_finite(tmp_path, value):
     (tmp_path / 'bad.obj').write_text(f'v 0 0 0\nv 1 0 0\nv 0 1 0\nv {value} 0 1\n'
