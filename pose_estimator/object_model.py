@@ -236,7 +236,8 @@ def load_object(path, **overrides):
     except FileNotFoundError as error:
         raise InputError(f'{path}: expected an object YAML, got no such file') from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f'{path}: expected an object YAML, got {error}') from error
+        reason = ' '.join(str(error).split())  # YAML's errors are of several lines
+        raise InputError(f'{path}: expected an object YAML, got {reason}') from error
     if not isinstance(values, dict):
         raise InputError(f'{path}: expected keys ({", ".join(YAML_KEYS)}), '
                          f'got {type(values).__name__}')

@@ -273,8 +273,9 @@ def test_bad_yaml_values(tmp_path, ply, values, words):
 def test_bad_yaml_file(tmp_path, content, words):
     if content is not None:
         (tmp_path / 'thing.yaml').write_bytes(content)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as caught:
         load_object(tmp_path / 'thing.yaml')
+    assert '\n' not in str(caught.value)
 
 
 def test_unknown_builtin():
