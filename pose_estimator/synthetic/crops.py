@@ -309,13 +309,13 @@ class CropSampler:
                                device=self.device)
         zoom = torch.exp(self._uniform(math.log(0.15), math.log(1.0), count))
         angle = self._uniform(0, 2 * math.pi, count)
-        theta = torch.zeros(count, 2, 3, device=self.device)
-        theta[:, 0, 0], theta[:, 0, 1] = zoom * torch.cos(angle), -zoom * torch.sin(angle)
-        theta[:, 1, 0], theta[:, 1, 1] = zoom * torch.sin(angle), zoom * torch.cos(angle)
-        theta[:, :, 2] = self._uniform(-0.6, 0.6, count, 2)
-        grid = functional.affine_grid(theta, (count, 3, size, size), align_corners=False)
-        picture = functional.grid_sample(self._backgrounds[chosen].float() / 255, grid,
-                                         padding_mode='reflection', align_corners=False)
+        width = self._backgrounds.shape[-1]
+        cut = _roll_matrix(angle)
+        cut[:, :2, :2] *= (zoom * width / size)[:, None, None]
+        # The cut's middle falls somewhere on the background.
+        middle = cut[:, :2, :2].sum(2) * ((size - 1) / 2)
+        cut[:, :2, 2] = self._uniform(0.2, 0.8, count, 2) * width - middle
+        picture = _warp(self._backgrounds[chosen].float() / 255, cut, size, 'reflection')
         gain = torch.exp(0.3 * self._normal(count, 1, 1, 1) + 0.12 * self._normal(count, 3, 1, 1))
         return (picture * gain + 0.1 * self._normal(count, 1, 1, 1)).clamp(0, 1)
 
@@ -380,14 +380,15 @@ def _rotation_to_axis(rays):
 def _warp(images, homography, size, padding='zeros'):
     """Return (B, C, size, size): pixel p shows the image (B, C, h, w) at homography p."""
     height, width = images.shape[-2:]
+    # To grid_sample's coordinates, where the image reaches from -1 to 1.
+    scale = torch.tensor([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1],
+                          [0, 0, 1]], device=images.device)
+    scaled = scale @ homography
     axis = torch.arange(size, dtype=torch.float32, device=images.device)
-    y, x = torch.meshgrid(axis, axis, indexing='ij')
-    grid = torch.stack([x, y, torch.ones_like(x)], -1).reshape(1, -1, 3)  # (1, S S, 3)
-    source = grid @ homography.mT
-    source = source[..., :2] / source[..., 2:]
-    scale = torch.tensor([2 / width, 2 / height], device=images.device)
-    source = (source + 0.5) * scale - 1
-    return functional.grid_sample(images, source.reshape(-1, size, size, 2),
+    x, y, z = (row[:, :1, None] * axis + (row[:, 1:2] * axis + row[:, 2:])[:, :, None]
+               for row in scaled.unbind(1))  # (B, size, size) each, sums of rows and columns
+    z = z.reciprocal_()
+    return functional.grid_sample(images, torch.stack([x.mul_(z), y.mul_(z)], -1),
                                   padding_mode=padding, align_corners=False)
 
 
