@@ -17,7 +17,8 @@ import numpy as np
 from .camera import PinholeCamera
 from .errors import InputError
 from .geometry import Pose
-from .object_model import bop_symmetries, load_mesh, Symmetries
+from .mesh import load_mesh
+from .object_model import bop_symmetries, Symmetries
 
 MM = 0.001
 TARGETS = 'test_targets_bop19.json'

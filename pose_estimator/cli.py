@@ -13,6 +13,7 @@ COMMANDS = {
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),
     'run': ('run_images', 'poses in images or a video'),
+    'bench': ('bench', 'timings on this machine'),
 }
 
 

@@ -5,7 +5,7 @@ import json
 import cv2
 import numpy as np
 from pose_estimator.geometry import Pose
-from pose_estimator.object_model import load_mesh
+from pose_estimator.mesh import load_mesh
 from pose_estimator.synthetic.render import RayCaster
 import trimesh
 

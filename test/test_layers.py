@@ -18,7 +18,9 @@ LAYERS = {
     'camera': 0,
     'errors': 0,
     'geometry': 0,
+    'demo.meshes': 0,
     'instance': 0,
+    'mesh': 0,
     'object_model': 0,
     # L1 algorithms: OpenCV, SciPy
     'bop': 1,
@@ -36,6 +38,7 @@ LAYERS = {
     'synthetic.crops': 2,
     # L3 composition
     '__main__': 3,
+    'bench': 3,
     'cli': 3,
     'evaluate': 3,
     'keypoints.report': 3,

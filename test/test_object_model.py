@@ -7,7 +7,8 @@ import numpy as np
 from pose_estimator import object_model
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose
-from pose_estimator.object_model import load_mesh, load_object, object_from_mesh, ObjectModel
+from pose_estimator.mesh import load_mesh
+from pose_estimator.object_model import load_object, object_from_mesh, ObjectModel
 from pose_estimator.object_model import Symmetries
 from pose_estimator.synthetic.render import RayCaster
 import pytest

@@ -5,7 +5,7 @@ from mesh_example import coloured_box, expected_colours, SIZE_MM, write_textured
 import numpy as np
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.geometry import Pose, random_rotations
-from pose_estimator.object_model import load_mesh, make_mesh
+from pose_estimator.mesh import load_mesh, make_mesh
 from pose_estimator.synthetic.render import RayCaster
 import pytest
 import trimesh

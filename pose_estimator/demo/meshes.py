@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from ..object_model import make_mesh
+from ..mesh import make_mesh
 
 # Outer radius of the cup's body about its z axis; what lies beyond is the handle.
 CUP_RADIUS = 0.040

@@ -9,7 +9,7 @@ import numpy as np
 from .meshes import builtin_mesh, CUP_RADIUS
 from ..camera import PinholeCamera
 from ..geometry import Pose
-from ..object_model import make_mesh
+from ..mesh import make_mesh
 from ..synthetic.backgrounds import random_background, random_texture
 from ..synthetic.distractors import random_body
 from ..synthetic.render import RayCaster

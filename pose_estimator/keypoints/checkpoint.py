@@ -1,17 +1,17 @@
 """Weights with everything that is needed to use them, in one safetensors file."""
 
+from dataclasses import asdict, dataclass, field
 import json
 import os
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open, SafetensorError
 from safetensors.torch import save_file
+import torch
 
+from .hourglass import HourglassConfig, StackedHourglass
 from ..errors import InputError
 from ..object_model import ObjectModel
-from .hourglass import HourglassConfig, StackedHourglass
 
 FORMAT = 'pose_estimator.keypoints.1'
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..synthetic.crops import prepare_input
 from .heatmaps import ACTIVATIONS, decode
 from .hourglass import fold_batch_norms
+from .inputs import prepare_input
 
 
 @dataclass(frozen=True, eq=False)

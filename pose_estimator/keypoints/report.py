@@ -61,15 +61,12 @@ def evaluate_virtually(checkpoint, sampler):
     visible, is_right, pictures = [], [], []
     for _ in range(SAMPLES // 16):
         batch = sampler.batch(16)
-        image = batch.image.numpy()
-        rgb = None
-        masks = ((image[:, -1] + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
-        if image.shape[1] == 4:
-            rgb = ((image[:, :3] / 4 + 0.45) * 255).clip(0, 255).round().astype(np.uint8)
-            rgb = rgb.transpose(0, 2, 3, 1)
+        masks, rgb = _bytes(batch.mask[:, 0]), None
+        if batch.rgb is not None:
+            rgb = _bytes(batch.rgb.permute(0, 2, 3, 1))
         found = predictor.predict(rgb, masks)
         truth = batch.keypoints.numpy()  # (B, L, K, 2)
-        for index in range(len(image)):
+        for index in range(len(masks)):
             error = np.linalg.norm(found.pixels[index] - truth[index], axis=-1)
             best = int(error.mean(1).argmin())
             point_error.append(error[best])
@@ -116,6 +113,11 @@ def evaluate_virtually(checkpoint, sampler):
     return Findings(scores, calibration, np.array(visible), np.array(is_right), pictures)
 
 
+def _bytes(images):
+    """Return images 0..1 as an array of uint8."""
+    return (images * 255).round().byte().numpy()
+
+
 def _nearest(pose, truth, turns, points):
     """Return the smallest ADD to the truth under symmetries, and that symmetric truth."""
     estimated = pose.transform(points)
@@ -144,7 +146,7 @@ def write_report(path, model, config, about, history, findings):
     def number(key, pattern):
         return 'none' if scores[key] is None else pattern.format(scores[key])
 
-    stem.with_name(stem.name + '.md').write_text(f'''# {stem.name}
+    stem.with_name(stem.name + '.md').write_text(f"""# {stem.name}
 
 Keypoint model of the object `{model.name}` for input `{config.network_input}`
 ({", ".join(f"`{name}`" for name in about["channels"])}), for `pose_estimator`.
@@ -171,7 +173,7 @@ calibration error of the score |
 {scores["calibration_error"]:.3f} |
 
 ![Curves and samples: truth green, found red]({stem.name}.png)
-''')
+""")
 
 
 def _draw(path, model, config, history, findings):

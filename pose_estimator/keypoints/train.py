@@ -10,27 +10,28 @@ Interrupted (Ctrl-C, kill), the same command goes on where it was.
 """
 
 import copy
+from dataclasses import asdict, dataclass, field, fields, replace
 import datetime
 import math
 import os
+from pathlib import Path
 import platform
 import shlex
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
+import yaml
 
 from .checkpoint import Checkpoint
 from .heatmaps import encode, LOSSES, symmetric_loss
 from .hourglass import HourglassConfig, StackedHourglass
+from .inputs import prepare_input
 from .report import evaluate_virtually, write_report
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
@@ -197,7 +198,7 @@ class _Crops(IterableDataset):
         sampler = self.make_sampler(self.seed + (worker.id if worker else 0))
         while True:
             crops = sampler.batch(self.batch)
-            yield crops.image, crops.keypoints
+            yield prepare_input(crops.rgb, crops.mask), crops.keypoints
 
 
 def train(model, mesh, config, output, device='auto', source=None):
@@ -345,7 +346,6 @@ def render_views(model, mesh, config, seed, show=True):
 
 def finish(model, mesh, config, network, output, path, source, facts):
     """Measure on held-back virtual data and write everything that belongs to the weights."""
-    from dataclasses import replace
     held_back = replace(config, views=max(64, min(384, config.views)))
     views = render_views(model, mesh, held_back, REPORT_SEED)
     backgrounds = (background_bank(np.random.default_rng(REPORT_SEED), 64, 192)

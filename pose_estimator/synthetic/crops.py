@@ -5,17 +5,18 @@ Everything runs in torch on whole batches, on the CPU or a GPU, and takes its ra
 one torch.Generator, so that the same seed gives the same data.
 """
 
-import math
 from dataclasses import dataclass, fields
+import math
+from typing import Any, Optional
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from ..errors import InputError
-from ..geometry import Pose
 from .symmetry import canonical_pose, labelings
 from .views import VIEW_SIZE
+from ..errors import InputError
+from ..geometry import Pose
 
 CHANNELS = {'mask': ('mask',), 'rgb_mask': ('rgb', 'mask')}
 # Side in pixels at which occlusion is worked out, and of the noise that shapes things.
@@ -62,8 +63,10 @@ class CropBatch:
 
     Attributes
     ----------
-    image : tensor, shape (B, C, S, S)
-        Network input, see prepare_input.
+    rgb : tensor, shape (B, 3, S, S), or None
+        0..1; None for network input 'mask'.
+    mask : tensor, shape (B, 1, S, S)
+        0..1, with a segmenter's faults.
     keypoints : tensor, shape (B, L, K, 2)
         x, y in crop pixels under each of L symmetric labelings.
     K : tensor, shape (B, 3, 3)
@@ -75,33 +78,13 @@ class CropBatch:
 
     """
 
-    image: torch.Tensor
+    rgb: Optional[torch.Tensor]
+    mask: torch.Tensor
     keypoints: torch.Tensor
     K: torch.Tensor
     R_m2c: torch.Tensor
     t_m2c: torch.Tensor
     visible: torch.Tensor
-
-
-def prepare_input(rgb, mask):
-    """
-    Return the network's input of crops; the only place that scales pixels.
-
-    Parameters
-    ----------
-    rgb : tensor, shape (B, 3, S, S), or None
-        0..1.
-    mask : tensor, shape (B, 1, S, S)
-        0..1.
-
-    Returns
-    -------
-    image : tensor, shape (B, 4 or 1, S, S)
-        Around 0.
-
-    """
-    mask = mask * 2 - 1
-    return mask if rgb is None else torch.cat([(rgb - 0.45) * 4, mask], 1)
 
 
 class CropSampler:
@@ -140,7 +123,7 @@ class CropSampler:
         self._focal = self._tensor(bank.focal)
         self._pixels = torch.from_numpy(bank.pixels).to(self.device)
         self._keypoints = self._tensor(labelings(model.keypoints, symmetries))  # (L, K, 3)
-        self._backgrounds = None
+        self._backgrounds: Any = None
         if network_input == 'rgb_mask':
             self._backgrounds = torch.from_numpy(
                 np.ascontiguousarray(backgrounds.transpose(0, 3, 1, 2))).to(self.device)
@@ -207,8 +190,7 @@ class CropSampler:
         points = torch.einsum('bij,lkj->blki', rotation, self._keypoints)  # (B, L, K, 3)
         points = (points + translation[:, None, None]) @ crop_K[:, None].mT
         keypoints = points[..., :2] / points[..., 2:]
-        return CropBatch(prepare_input(rgb, mask), keypoints, crop_K, rotation, translation,
-                         share)
+        return CropBatch(rgb, mask, keypoints, crop_K, rotation, translation, share)
 
     def _blobs(self, count, cells, size, channels=1):
         """Return smooth noise (count, channels, size, size), about standard normal."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .backgrounds import random_texture
-from ..object_model import make_mesh
+from ..mesh import make_mesh
 
 
 def random_body(rng, texture_size=96):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ..geometry import Pose, random_rotations
 from .render import RayCaster
+from ..geometry import Pose, random_rotations
 
 # Side of a view in pixels, and how much of it the object spans.
 VIEW_SIZE = 128

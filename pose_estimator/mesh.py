@@ -1,0 +1,230 @@
+"""Meshes: triangles with colours, read from files, measured and sampled."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+
+from .errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """
+    Triangles with colours.
+
+    Attributes
+    ----------
+    vertices : array, shape (V, 3)
+        Model frame, metres.
+    faces : array of int, shape (F, 3)
+    normals : array, shape (F, 3, 3)
+        Unit normal at each corner of each face, smooth but for sharp edges.
+    colors : array of uint8, shape (V, 3), or None
+        RGB of the vertices.
+    uv : array, shape (V, 2), or None
+        Texture coordinates, origin at the texture's lower left.
+    texture : array of uint8, shape (h, w, 3), or None
+        RGB.
+
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray
+    colors: Optional[np.ndarray] = None
+    uv: Optional[np.ndarray] = None
+    texture: Optional[np.ndarray] = None
+
+    @property
+    def has_appearance(self):
+        """Whether the mesh has colours of its own."""
+        return self.colors is not None or self.texture is not None
+
+
+def load_mesh(path, scale=1.0):
+    """
+    Read a mesh.
+
+    Parameters
+    ----------
+    path : path
+        PLY, OBJ, GLB, STL or DAE.
+    scale : float
+        Metres per unit of the file.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing, unreadable, without triangles or not finite.
+
+    """
+    import trimesh
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f'{path}: expected a mesh file, got no such file')
+    if not path.stat().st_size:
+        raise InputError(f'{path}: expected a mesh, got an empty file')
+    _check_companions(path)
+    try:
+        loaded = trimesh.load(path, process=False)
+        if isinstance(loaded, trimesh.Scene):
+            loaded = loaded.to_mesh() if loaded.geometry else trimesh.Trimesh()
+    except Exception as error:  # noqa: B902, trimesh's readers raise whatever they meet
+        raise InputError(f'{path}: expected a mesh (PLY, OBJ, GLB, STL, DAE), got '
+                         f'{type(error).__name__}: {error}') from error
+    if not isinstance(loaded, trimesh.Trimesh) or not len(loaded.faces):
+        raise InputError(f'{path}: expected triangles, got none')
+    if loaded.faces.min() < 0 or loaded.faces.max() >= len(loaded.vertices):
+        raise InputError(f'{path}: expected faces of its {len(loaded.vertices)} vertices, got '
+                         f'vertex {loaded.faces.max()}')
+    if not np.isfinite(loaded.vertices).all():
+        raise InputError(f'{path}: expected finite vertices, got NaN or infinity')
+    colors = uv = texture = None
+    visual = loaded.visual
+    if visual.kind == 'texture' and getattr(visual, 'uv', None) is not None:
+        material = visual.material
+        image = getattr(material, 'image', None) or getattr(material, 'baseColorTexture', None)
+        if image is not None:
+            uv = np.asarray(visual.uv, float)
+            texture = np.asarray(image.convert('RGB'))
+        # What trimesh makes up for texture coordinates without a material.
+        default = trimesh.visual.material.empty_material().image.convert('RGB')
+        if texture is not None and np.array_equal(texture, np.asarray(default)):
+            return make_mesh(np.asarray(loaded.vertices) * scale, loaded.faces)
+    if texture is None and visual.defined:
+        flat = visual.to_color() if visual.kind == 'texture' else visual
+        if not flat.defined:
+            pass
+        elif flat.kind == 'face':
+            # Faces of one colour share no vertices.
+            loaded = trimesh.Trimesh(loaded.triangles.reshape(-1, 3),
+                                     np.arange(3 * len(loaded.faces)).reshape(-1, 3),
+                                     process=False)
+            colors = np.repeat(np.asarray(flat.face_colors)[:, :3], 3, 0)
+        else:
+            # One colour of four numbers where a material has no more.
+            colors = np.atleast_2d(flat.vertex_colors)[:, :3]
+        if colors is not None and len(colors) != len(loaded.vertices):
+            colors = np.broadcast_to(colors[:1], (len(loaded.vertices), 3))
+    return make_mesh(np.asarray(loaded.vertices) * scale, loaded.faces, colors, uv, texture)
+
+
+def _check_companions(path):
+    """Refuse a mesh whose material or texture file is missing: it would be read as grey."""
+    named = []
+    if path.suffix.lower() == '.obj':
+        named = _named_files(path, 'mtllib')
+        named += [texture for library in named for texture in _named_files(library, 'map_Kd')]
+    elif path.suffix.lower() == '.ply':
+        named = _named_files(path, 'comment TextureFile', b'end_header')
+    for one in named:
+        if not one.is_file():
+            raise InputError(f'{path}: its colours are in {one.name}, expected that beside it, '
+                             'got no such file')
+
+
+def _named_files(path, keyword, end=None):
+    """Return the files that lines of a text file with this keyword name, beside it."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    if end is not None:
+        content = content[:max(content.find(end), 0)]
+    lines = content.decode('utf-8', 'replace').splitlines()
+    # The rest of the line is the name, as trimesh reads it.
+    return [path.parent / line[len(keyword):].strip() for line in map(str.strip, lines)
+            if line.lower().startswith(keyword.lower() + ' ')]
+
+
+def make_mesh(vertices, faces, colors=None, uv=None, texture=None):
+    """Return the Mesh of these arrays with its corner normals; see Mesh for their shapes."""
+    vertices = np.asarray(vertices, float)
+    faces = np.asarray(faces, int)
+    return Mesh(vertices, faces, corner_normals(vertices, faces),
+                None if colors is None else np.asarray(colors, np.uint8), uv, texture)
+
+
+def corner_normals(vertices, faces, sharp_degrees=40):
+    """
+    Return unit normals (F, 3, 3): averaged over the faces of a vertex, except at sharp edges.
+
+    Faces count by their angle at the vertex (Thuermer and Wuethrich 1998): by area, a large face
+    would bend a small one's normals at an edge, and an edge would seem round.
+
+    """
+    triangles = vertices[faces]
+    normals = np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0])
+    flat = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    to_next = np.roll(triangles, -1, 1) - triangles  # (F, 3, 3)
+    to_last = np.roll(triangles, 1, 1) - triangles
+    angles = np.arctan2(np.linalg.norm(np.cross(to_next, to_last), axis=-1),
+                        (to_next * to_last).sum(-1))  # (F, 3)
+    # Vertices doubled at texture seams are one point of the surface.
+    _, same = np.unique(np.round(vertices / max(np.ptp(vertices), 1e-30), 6), axis=0,
+                        return_inverse=True)
+    same = same.ravel()
+    total = np.zeros((same.max() + 1, 3))
+    for corner in range(3):
+        np.add.at(total, same[faces[:, corner]], flat * angles[:, corner, None])
+    total /= np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-30)
+    smooth = total[same[faces]]  # (F, 3, 3)
+    is_sharp = (smooth * flat[:, None]).sum(-1) < np.cos(np.radians(sharp_degrees))
+    return np.where(is_sharp[..., None], flat[:, None], smooth)
+
+
+def mesh_diameter(vertices):
+    """Return the largest distance between two vertices, over their convex hull."""
+    from scipy.spatial import ConvexHull, QhullError
+    try:
+        vertices = vertices[ConvexHull(vertices).vertices]
+    except QhullError:
+        pass
+    if len(vertices) > 2000:
+        vertices = farthest_points(vertices, 2000)
+    return float(max(np.linalg.norm(vertices - point, axis=1).max() for point in vertices))
+
+
+def sample_surface(mesh, count, seed=0):
+    """Return points (count, 3) spread evenly at random over the surface, the same each time."""
+    rng = np.random.default_rng(seed)
+    triangles = mesh.vertices[mesh.faces]
+    area = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0],
+                                   triangles[:, 2] - triangles[:, 0]), axis=1)
+    if not area.sum() > 0:
+        raise InputError('mesh: expected triangles with an area, got none')
+    chosen = triangles[rng.choice(len(area), count, p=area / area.sum())]
+    first, second = rng.random((2, count, 1))
+    outside = first + second > 1
+    first, second = np.where(outside, 1 - first, first), np.where(outside, 1 - second, second)
+    return (chosen[:, 0] + first * (chosen[:, 1] - chosen[:, 0])
+            + second * (chosen[:, 2] - chosen[:, 0]))
+
+
+def farthest_points(points, count):
+    """
+    Choose points far from one another (farthest-point sampling, as PVNet, Peng et al. 2019).
+
+    Parameters
+    ----------
+    points : array, shape (N, 3)
+        To choose from.
+    count : int
+        How many.
+
+    Returns
+    -------
+    chosen : array, shape (count, 3)
+        The first is the one farthest from the middle; of fewer points all, then repeated.
+
+    """
+    distance = np.linalg.norm(points - points.mean(0), axis=1)
+    chosen = []
+    best = None
+    for _ in range(count):
+        index = int(np.argmax(distance if best is None else best))
+        chosen.append(index)
+        step = np.linalg.norm(points - points[index], axis=1)
+        best = step if best is None else np.minimum(best, step)
+    return points[chosen]
