@@ -157,6 +157,7 @@ Keypoint model of the object `{model.name}` for input `{config.network_input}`
 | Command | `{about["command"]}` |
 | Date, machine | {about["date"]}; {about["processor"]} |
 | Time, samples | {about["minutes"]} min, {about["samples"]} crops of {about["views"]} views |
+| Started from | {_origin(about["start"])} |
 | Network | {config.network.modules} hourglasses, {config.network.width} channels, \
 {config.network.input_size} px in, {config.network.heatmap_size} px heatmaps, \
 {config.network.keypoints} keypoints, loss {config.loss} |
@@ -174,6 +175,14 @@ calibration error of the score |
 
 ![Curves and samples: truth green, found red]({stem.name}.png)
 """)
+
+
+def _origin(start):
+    """Say where the first weights came from, back to random ones."""
+    if not start:
+        return 'random weights'
+    return (f'{start["object"]} ({start["input"]}), {start["samples"]} samples of '
+            f'`{start["command"]}`, from {_origin(start["start"])}')
 
 
 def _draw(path, model, config, history, findings):

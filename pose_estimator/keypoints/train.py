@@ -4,6 +4,7 @@ Train a keypoint network from a mesh, on virtual images alone.
     python -m pose_estimator train config/objects/cup.yaml
     python -m pose_estimator train config/objects/cup.yaml --input mask --minutes 5
     python -m pose_estimator train --mesh drill.ply --unit mm --name drill
+    python -m pose_estimator train config/objects/book.yaml --start models/cup.safetensors
     torchrun --nproc-per-node 4 -m pose_estimator train config/objects/cup.yaml
 
 Interrupted (Ctrl-C, kill), the same command goes on where it was.
@@ -67,6 +68,8 @@ class TrainConfig:
         Highest learning rate.
     loss : str
         A key of heatmaps.LOSSES.
+    start : str
+        Weights to begin with, a file of any object; '': random ones.
     network : HourglassConfig
     crops : CropConfig
 
@@ -79,6 +82,7 @@ class TrainConfig:
     batch: int = 32
     rate: float = 2e-3
     loss: str = 'cross_entropy'
+    start: str = ''
     network: HourglassConfig = field(default_factory=HourglassConfig)
     crops: CropConfig = field(default_factory=CropConfig)
 
@@ -120,6 +124,8 @@ def add_arguments(parser):
                         help='shape of the network: '
                         + ', '.join(one.name for one in fields(HourglassConfig)
                                     if one.name not in ('in_channels', 'keypoints')))
+    parser.add_argument('--start', metavar='FILE',
+                        help='begin with the weights of another model, of any object')
     parser.add_argument('--views', type=int, default=2048,
                         help='rendered views to cut crops from (default: %(default)s)')
 
@@ -138,7 +144,8 @@ def run(args):
                                          'keypoints': len(model.keypoints)})
     config = TrainConfig(
         args.input, minutes=args.minutes or (0 if args.samples else DEFAULT_MINUTES),
-        samples=args.samples or 0, views=args.views, loss=args.loss, network=network,
+        samples=args.samples or 0, views=args.views, loss=args.loss,
+        start=args.start or '', network=network,
         crops=CropConfig(size=network.input_size))
     train(model, mesh, config, Path(args.output), args.device, source)
     return 0
@@ -243,7 +250,9 @@ def train(model, mesh, config, output, device='auto', source=None):
                    if config.network_input == 'rgb_mask' else None)
 
     torch.manual_seed(TRAIN_SEED)
-    network = StackedHourglass(config.network).to(device, memory_format=torch.channels_last)
+    network = StackedHourglass(config.network)
+    before_us = _start(network, config.start) if config.start else None
+    network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), config.rate, weight_decay=1e-4,
                                   fused=True)
@@ -325,7 +334,7 @@ def train(model, mesh, config, output, device='auto', source=None):
     if rank == 0:
         finish(model, mesh, config, average, output, path, source or {},
                {'minutes': round(spent / 60, 1), 'samples': samples, 'history': history,
-                'device': _device_name(device), 'views': config.views})
+                'device': _device_name(device), 'views': config.views, 'start': before_us})
         resume.unlink(missing_ok=True)
     if world > 1:
         distributed.barrier()
@@ -362,7 +371,7 @@ def finish(model, mesh, config, network, output, path, source, facts):
         'command': 'python -m pose_estimator ' + shlex.join(sys.argv[1:]),
         'date': datetime.date.today().isoformat(), 'torch': torch.__version__,
         'processor': f'{facts["device"]}, {os.cpu_count()} cores, {platform.machine()}',
-        **{key: facts[key] for key in ('minutes', 'samples', 'views')},
+        **{key: facts[key] for key in ('minutes', 'samples', 'views', 'start')},
         'loss_at_end': round(facts['history'][-1][1], 4) if facts['history'] else None,
         'channels': list(CHANNELS[config.network_input]),
         'crops': asdict(config.crops), 'virtual_scores': findings.scores}
@@ -377,6 +386,22 @@ def finish(model, mesh, config, network, output, path, source, facts):
     scores = findings.scores
     print(f'{path}: {scores["add_0.1d"]:.1f} % of held-back virtual poses within ADD 0.1 d, '
           f'median keypoint error {scores["keypoint_error_px"]:.2f} px')
+
+
+def _start(network, path):
+    """Copy what fits of another model's weights; return what is known of its training."""
+    other = Checkpoint.load(path)
+    ours = network.state_dict()
+    # Its keypoints are others, so the last layers begin anew.
+    taken = {name: tensor.float() for name, tensor in other.weights.items()
+             if name in ours and ours[name].shape == tensor.shape
+             and not name.startswith(('heads.', 'feed_heatmaps.'))}
+    if not taken:
+        raise InputError(f'--start: expected weights of a network like this one, got none that '
+                         f'fit in {path}')
+    network.load_state_dict(taken, strict=False)
+    return {'object': other.model.name, 'input': other.network_input,
+            **{key: other.training.get(key) for key in ('command', 'samples', 'start')}}
 
 
 def _schedule(progress):
