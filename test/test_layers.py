@@ -21,6 +21,7 @@ LAYERS = {
     'demo.meshes': 0,
     'instance': 0,
     'mesh': 0,
+    'mesh': 0,
     'object_model': 0,
     # L1 algorithms: OpenCV, SciPy
     'bop': 1,
