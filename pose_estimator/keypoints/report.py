@@ -189,28 +189,27 @@ def _draw(path, model, config, history, findings):
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(4, 8, figsize=(16, 8.6), dpi=60)
+    figure = pyplot.figure(figsize=(12, 7.2), dpi=80)
     figure.suptitle(f'{model.name}, input {config.network_input}: held-back virtual crops, '
                     'truth green, found red (pale: unsure)')
-    curve, share = axes[0, 0], axes[0, 4]
-    for axis in axes[0]:
-        axis.axis('off')
-    curve = figure.add_subplot(4, 2, 1)
+    curves, crops = figure.subfigures(2, 1, height_ratios=(1, 1.9))
+    curve, share = curves.subplots(1, 2, gridspec_kw={
+        'left': 0.07, 'right': 0.98, 'bottom': 0.25, 'top': 0.82})
     curve.plot(*np.array(history).T if history else ([], []))
-    curve.set(xlabel='samples', ylabel='loss', yscale='log')
-    share = figure.add_subplot(4, 2, 2)
-    edges = np.linspace(0.2, 1, 9)
-    place = np.digitize(findings.visible, edges)
+    curve.set(xlabel='samples', ylabel='loss')
+    edges = np.linspace(0.2, 1.0, 9)
+    place = np.clip(np.digitize(findings.visible, edges), 1, 8)
     rows = [(edges[index - 1] + 0.05, findings.is_right[place == index].mean() * 100)
             for index in range(1, 9) if (place == index).any()]
     share.bar(*np.array(rows).T, width=0.08)
     share.set(xlabel='visible share', ylabel='% within ADD 0.1 d', ylim=(0, 100))
-    for axis, (crop, truth, found, confidence) in zip(axes[1:].ravel(), findings.pictures):
+    axes = crops.subplots(3, 8, gridspec_kw={'left': 0.01, 'right': 0.99, 'bottom': 0.01,
+                                             'top': 1, 'wspace': 0.03, 'hspace': 0.03})
+    for axis, (crop, truth, found, confidence) in zip(axes.ravel(), findings.pictures):
         axis.imshow(crop)
         axis.scatter(*truth.T, s=6, c='lime', linewidths=0)
         axis.scatter(*found.T, s=6, c='red', alpha=np.clip(confidence, 0.1, 1), linewidths=0)
         axis.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0))
         axis.axis('off')
-    figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
