@@ -19,12 +19,14 @@ import sys
 import cv2
 from geometry_msgs.msg import Point, Pose as PoseMessage, Quaternion
 import numpy as np
+from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from ..camera import PinholeCamera
 from ..errors import InputError
+from ..geometry import Pose
 from ..instance import Instance, label_image, mask_box
 
 # Encoding -> bytes per channel, channels, OpenCV's code to RGB.
@@ -344,6 +346,14 @@ def pose_message(pose):
     qx, qy, qz, qw = map(float, pose.quaternion)
     return PoseMessage(position=Point(x=x, y=y, z=z),
                        orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
+
+
+def pose_from_message(message):
+    """Return the Pose of a geometry_msgs Pose."""
+    x, y, z = message.position.x, message.position.y, message.position.z
+    turn = message.orientation
+    matrix = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
+    return Pose(matrix, np.array([x, y, z]))
 
 
 def _try_cv_bridge():

@@ -11,7 +11,7 @@ from .virtual_camera import PARAMETERS as CAMERA_PARAMETERS, VirtualCamera
 from ..demo.scene import DemoScene
 
 PARAMETERS = (
-    Parameter('seed', 0, "Number that fixes the scene's path and backgrounds.",
+    Parameter('seed', 2020, "Number that fixes the scene's path and backgrounds.",
               range=(0, 2**31 - 1)),
 ) + CAMERA_PARAMETERS
 CUP_HANDLE = 'cup_handle'
@@ -28,6 +28,7 @@ class DemoCamera(VirtualCamera):
     def __init__(self):
         super().__init__('demo_camera', PARAMETERS)
         self.scene = DemoScene(self.parameters.seed)
+        self.get_logger().info(self.scene.describe())
         self.truth = advertise(self, Detection3DArray, 'truth', reliable_qos(100))
 
     def pictures(self):
@@ -42,7 +43,7 @@ def truth_message(frame, header):
     """Return the true poses of a DemoFrame."""
     message = Detection3DArray(header=header)
     scores = dict(frame.visible)
-    scores[CUP_HANDLE] = float(frame.cup_handle_visible)
+    scores[CUP_HANDLE] = float(frame.cup_handle_visible > 0)
     for name, score in scores.items():
         result = ObjectHypothesisWithPose()
         result.hypothesis.class_id, result.hypothesis.score = name, float(score)

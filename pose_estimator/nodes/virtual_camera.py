@@ -85,8 +85,9 @@ class VirtualCamera(Node):
             return
         image, camera, publish = frame
         header = Header(frame_id=self.parameters.frame_id, stamp=self.next_stamp().to_msg())
-        self.infos.publish(camera_info_message(camera, header))
+        # The image first: over shared memory a big message can push out small ones before it.
         self.images.publish(image_message(image, 'rgb8', header))
+        self.infos.publish(camera_info_message(camera, header))
         publish(header)
         self.played += 1
 

@@ -1,0 +1,295 @@
+"""
+The main job, shown: a virtual camera, segmentation_node and pose_node, and are they right.
+
+    python -m pose_estimator demo
+    python -m pose_estimator demo --input mask --seed 7
+
+Ends by itself in about a minute, with exit code 0 if the poses were right and 1 if not.
+
+"""
+
+import ctypes
+import os
+from pathlib import Path
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from .scene import DemoScene, DURATION, NAMES
+from .verdict import DEGREES, DISTANCE_SHARE, FOUND_SHARE, Judge, RIGHT_SHARE, VISIBLE
+from .. import assets
+from ..errors import InputError
+from ..object_model import load_object
+
+RATE = 5.0  # images per second
+START_SECONDS = 180  # until the first image, on a slow machine with a cold disk
+SLACK_SECONDS = 60
+LATE_SECONDS = 3.0  # what has not come so long after the last image will not come
+REDRAW_SECONDS = 0.5
+TABLE_SECONDS = 5.0  # between tables where the output is no terminal
+PICTURE_VISIBLE = 0.75
+PICTURE_SECONDS = 0.5  # a picture's poses have come by then
+STOP_SECONDS = 10
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+COLUMNS = '{:8} {:10} {:>22} {:>19} {:>6} {:>8} {:>22} {:>9}'
+TITLES = ('object', 'instance', 'position x y z (m)', 'rotation (deg)', 'score', 'visible',
+          'error', 'latency')
+
+
+def add_arguments(parser):
+    """Add the command's arguments."""
+    parser.add_argument('--input', choices=('rgb_mask', 'mask'), default='rgb_mask',
+                        help='what the networks see (default: rgb_mask)')
+    parser.add_argument('--models', type=Path, metavar='DIR',
+                        help='weights (default: those that the package ships)')
+    parser.add_argument('--seed', type=int, default=2020, help="the scene's (default: 2020)")
+    parser.add_argument('--output', type=Path, default=Path('out/demo.png'), metavar='FILE',
+                        help='annotated picture (default: out/demo.png); the log of the nodes '
+                        'is written beside it')
+
+
+def run(args):
+    """Run the demo; return the exit code."""
+    try:
+        from ..nodes.demo_listener import DemoListener
+    except ImportError as error:
+        raise InputError(f'ROS 2: expected it in this Python environment, got {error}; see '
+                         'docs/installation.md') from error
+    models = (args.models or assets.find('models')).resolve()
+    objects = assets.find('config') / 'objects'
+    judge = Judge({name: load_object(objects / f'{name}.yaml')[0] for name in NAMES}, args.input)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    domain, log = free_domain(), args.output.with_suffix('.log')
+    # A plain kill, too, has to end the nodes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    print(DemoScene(args.seed).describe())
+    print(f'Starting demo_camera, segmentation_node and pose_node (input: {args.input}; ROS '
+          f'domain {domain}, this machine alone; log: {log})', flush=True)
+    nodes = Nodes(domain, log)
+    try:
+        nodes.start('segmentation_node', weights=models / 'segmenter.safetensors')
+        nodes.start('pose_node', models=models, input=args.input,
+                    objects=f'[{", ".join(NAMES)}]')
+        # Both nodes hear the image: the pose node for its annotated picture at least.
+        nodes.start('demo_camera', seed=args.seed, rate=RATE, wait_for_subscribers=2)
+        listener = DemoListener(domain)
+        try:
+            return _watch(nodes, listener, judge, args.output)
+        finally:
+            listener.close()
+    finally:
+        nodes.stop()
+
+
+def free_domain():
+    """Return a ROS domain that nobody on this machine uses."""
+    for domain in random.sample(range(1, 101), 100):  # above lie Linux's ephemeral ports
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+            try:
+                trial.bind(('', 7410 + 250 * domain))  # that of the first participant
+            except OSError:
+                continue
+        return domain
+    raise InputError('ROS domain: expected a free one of 1 to 100, got none')
+
+
+class Nodes:
+    """
+    The demo's processes.
+
+    Parameters
+    ----------
+    domain : int
+        ROS domain.
+    log : path
+        File for their output.
+
+    """
+
+    def __init__(self, domain, log):
+        # rclpy, in this process too, reads these.
+        os.environ.pop('ROS_STATIC_PEERS', None)
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+        local = ('ROS_LOCALHOST_ONLY', '1') if os.environ.get('ROS_DISTRO') == 'humble' else \
+            ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        os.environ[local[0]] = local[1]
+        # Fast DDS loses every tenth small message over shared memory next to big ones.
+        os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+        # Two networks share the cores; threads that wait for one another would halve both.
+        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // 2)))
+        self._log = open(log, 'w+')
+        self._children = {}
+        self._libc = ctypes.CDLL(None)
+
+    def start(self, name, **parameters):
+        """Start a node with parameters."""
+        # Every image counts here, so none may be lost between the processes.
+        for topic in ('image', 'camera_info'):
+            parameters[f'qos_overrides./{topic}.subscription.reliability'] = 'reliable'
+        command = [sys.executable, '-m', f'pose_estimator.nodes.{name}', '--ros-args']
+        for key, value in parameters.items():
+            command += ['-p', f'{key}:={value}']
+        self._children[name] = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+            preexec_fn=self._die_with_parent)
+
+    def is_playing(self):
+        """Return whether the camera still runs; InputError if a node has failed."""
+        for name, child in self._children.items():
+            code = child.poll()
+            if code is not None and (code != 0 or name != 'demo_camera'):
+                self._log.seek(0)
+                lines = [line for line in self._log.read().splitlines() if 'error: ' in line]
+                raise InputError(f'{name}: ended with code {code}; '
+                                 f'{lines[-1] if lines else "see " + self._log.name}')
+        return self._children['demo_camera'].poll() is None
+
+    def stop(self):
+        """End all processes."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        end = time.monotonic() + STOP_SECONDS
+        for child in self._children.values():
+            try:
+                child.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._log.close()
+
+    def _die_with_parent(self):
+        """Have the child killed if this process is killed in a way that cannot be caught."""
+        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _watch(nodes, listener, judge, output):
+    """Listen until the camera has played its scene; report and return the exit code."""
+    listener.watch(True)
+    table = LiveTable(sys.stdout)
+    picture = AnnotatedPicture(listener, judge)
+    end, playing = time.monotonic() + START_SECONDS, False
+    while nodes.is_playing():
+        listener.listen(REDRAW_SECONDS)
+        if listener.truths:
+            if not playing:
+                end, playing = time.monotonic() + DURATION + SLACK_SECONDS, True
+            table.show(listener, judge)
+            picture.choose()
+        if time.monotonic() > end:
+            raise InputError(f'demo: expected {"its end" if playing else "images"} by now, got '
+                             'none; is this machine very busy? Else see the log')
+    listener.listen(LATE_SECONDS)
+    picture.choose()
+    picture.write(output)
+    return _report(judge.summarise(listener.truths, listener.findings))
+
+
+class LiveTable:
+    """The newest poses, drawn over the older ones in a terminal, now and then elsewhere."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        self._last = -TABLE_SECONDS
+        self._height = 0
+
+    def show(self, listener, judge):
+        """Show the newest image whose poses have come."""
+        stamps = set(listener.truths) & set(listener.detections)
+        now, live = time.monotonic(), self._stream.isatty()
+        if not stamps or (not live and now - self._last < TABLE_SECONDS):
+            return
+        stamp, first = max(stamps), min(listener.truths)
+        lines = [f'image {len(listener.truths)}, second {(stamp - first) / 1e9:.1f}',
+                 COLUMNS.format(*TITLES)]
+        truth = listener.truths[stamp]
+        for name in sorted(truth.poses):
+            findings = [one for one in listener.findings_at(stamp) if one.name == name]
+            lines += [_row(one, truth, judge) for one in findings] or [
+                COLUMNS.format(name, '-', '-', '-', '-', f'{100 * truth.visible[name]:.0f} %',
+                               '-', '-')]
+        if live and self._height:
+            self._stream.write(f'\x1b[{self._height}F\x1b[J')
+        self._stream.write('\n'.join(lines) + ('\n' if live else '\n\n'))
+        self._stream.flush()
+        self._last, self._height = now, len(lines)
+
+
+def _row(finding, truth, judge):
+    error = judge.measure(finding, truth)
+    turn = Rotation.from_matrix(finding.pose.R_m2c).as_rotvec(degrees=True)
+    return COLUMNS.format(
+        finding.name, finding.instance,
+        ' '.join(f'{value:7.3f}' for value in finding.pose.t_m2c),
+        ' '.join(f'{value:6.1f}' for value in turn), f'{finding.score:.2f}',
+        f'{100 * truth.visible[finding.name]:.0f} %',
+        f'{1000 * error.metres:.0f} mm {100 * error.share:.1f} % {error.degrees:.1f} deg',
+        f'{1000 * finding.latency:.0f} ms')
+
+
+class AnnotatedPicture:
+    """The annotated picture on which most is to be seen; it is looked for until all is."""
+
+    def __init__(self, listener, judge):
+        self._listener = listener
+        self._judge = judge
+        self._best = None
+        self._rating = (-1, -1.0)
+
+    def choose(self):
+        """Look at the pictures that have come, and keep the best."""
+        pictures, truths = self._listener.pictures, self._listener.truths
+        now = time.time_ns()
+        for stamp in [one for one in pictures if now - one > PICTURE_SECONDS * 1e9]:
+            message = pictures.pop(stamp)
+            if stamp not in truths:
+                continue
+            right = {one.name for one in self._listener.findings_at(stamp)
+                     if self._judge.measure(one, truths[stamp]).is_right}
+            rating = len(right), min(truths[stamp].visible.values())
+            if rating > self._rating:
+                self._best, self._rating = message, rating
+        if self._rating >= (len(NAMES), PICTURE_VISIBLE):
+            self._listener.watch(False)
+
+    def write(self, path):
+        """Write it as a file."""
+        if self._best is None:
+            print('No annotated picture has come.')
+            return
+        from ..nodes.demo_listener import read_picture
+        if not cv2.imwrite(str(path), read_picture(self._best)[..., ::-1]):
+            raise InputError(f'{path}: cannot be written')
+        print(f'Annotated picture: {path}')
+
+
+def _report(summaries):
+    """Print the verdict; return the exit code."""
+    columns = '{:8} {:>7} {:>7} {:>7} {:>26} {:>15}  {}'
+    print(f'\nFrames in which at least {100 * VISIBLE:.0f} % of the object is visible; right '
+          f'is within {100 * DISTANCE_SHARE:.0f} % of its distance and {DEGREES:.0f} degrees:')
+    print(columns.format('object', 'frames', 'found', 'right', 'median error', 'median latency',
+                         ''))
+    for one in summaries:
+        found = one.found / max(one.frames, 1)
+        right = one.right / max(len(one.errors), 1)
+        error = latency = '-'
+        if one.errors:
+            error = (f'{1000 * np.median([each.metres for each in one.errors]):.0f} mm '
+                     f'{100 * np.median([each.share for each in one.errors]):.1f} % '
+                     f'{np.median([each.degrees for each in one.errors]):.1f} deg')
+            latency = f'{1000 * np.median([each.latency for each in one.findings]):.0f} ms'
+        print(columns.format(one.name, one.frames, f'{100 * found:.0f} %', f'{100 * right:.0f} %',
+                             error, latency, 'good' if one.passed else 'BAD'))
+    passed = all(one.passed for one in summaries)
+    print(f'{"The poses were right" if passed else "The poses were NOT right"} (wanted: each '
+          f'object found in {100 * FOUND_SHARE:.0f} % of the frames, '
+          f'{100 * RIGHT_SHARE:.0f} % of the poses right).')
+    return 0 if passed else 1
