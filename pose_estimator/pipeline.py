@@ -120,10 +120,13 @@ class PoseEstimator:
         Parameters
         ----------
         directory : path
+            Where the files NAME.safetensors lie.
         network_input : str
             'rgb_mask' or 'mask'.
         device : str
+            Of torch.
         min_score : float
+            Poses below it are withheld.
         objects : list of str
             Names; default: all that there are.
 
@@ -160,6 +163,7 @@ class PoseEstimator:
         instances : list of Instance
             Those with a label that has no model are counted in `without_model` and left out.
         camera : PinholeCamera
+            The one that took the image.
 
         Returns
         -------

@@ -15,7 +15,9 @@ def pose_features(result, confidence, size):
     Parameters
     ----------
     result : PnPResult
+        From solve_pnp.
     confidence : array, shape (K,)
+        Of all keypoints.
     size : float
         Side of the crop in pixels.
 
@@ -39,7 +41,9 @@ def fit_calibration(features, is_right, nees):
     Parameters
     ----------
     features : array, shape (N, F)
+        From pose_features.
     is_right : array of bool, shape (N,)
+        Whether the pose was.
     nees : array, shape (M,)
         Normalised squared errors of the right poses, e^T C^-1 e; 6 on average when the
         covariances are true.

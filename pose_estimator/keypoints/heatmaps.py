@@ -18,6 +18,7 @@ def encode(keypoints, heatmap_size, input_size):
     keypoints : tensor, shape (..., 2)
         x, y in crop pixels.
     heatmap_size, input_size : int
+        Sides in cells and in pixels.
 
     Returns
     -------
@@ -56,6 +57,7 @@ def probabilities(logits):
     Parameters
     ----------
     logits : tensor, shape (B, K, h, w)
+        What the network gives.
 
     Returns
     -------
@@ -77,6 +79,7 @@ def decode(heatmaps, input_size):
     heatmaps : tensor, shape (B, K, h, h)
         Not negative.
     input_size : int
+        Side of the crop in pixels.
 
     Returns
     -------
@@ -114,6 +117,7 @@ def cross_entropy(logits, targets):
     Parameters
     ----------
     logits : tensor, shape (B, K, h, w)
+        What the network gives.
     targets : tensor, shape (B, L, K, h, w)
         From encode; L symmetric labelings.
 
@@ -153,7 +157,9 @@ def symmetric_loss(heatmaps, targets, loss):
     Parameters
     ----------
     heatmaps : list of tensors, shape (B, K, h, w)
+        Of each module.
     targets : tensor, shape (B, L, K, h, w)
+        From encode; L symmetric labelings.
     loss : str
         A key of LOSSES.
 

@@ -144,6 +144,7 @@ class StackedHourglass(nn.Module):
         Parameters
         ----------
         image : tensor, shape (B, in_channels, input_size, input_size)
+            From inputs.prepare_input.
 
         Returns
         -------

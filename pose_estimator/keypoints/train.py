@@ -215,11 +215,15 @@ def train(model, mesh, config, output, device='auto', source=None):
     Parameters
     ----------
     model : ObjectModel
+        The object.
     mesh : Mesh
+        Its mesh, to render.
     config : TrainConfig
+        How to train.
     output : Path
         Directory.
     device : str
+        Of torch; 'auto': a GPU if there is one.
     source : dict
         What the object YAML beside the weights says.
 

@@ -15,7 +15,9 @@ def canonical_pose(pose, symmetries):
     Parameters
     ----------
     pose : Pose
+        Any of those that look alike.
     symmetries : Symmetries
+        The object's.
 
     Returns
     -------
@@ -44,6 +46,7 @@ def labelings(keypoints, symmetries):
     keypoints : array, shape (K, 3)
         Model frame, metres.
     symmetries : Symmetries
+        The object's.
 
     Returns
     -------

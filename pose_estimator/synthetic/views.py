@@ -78,9 +78,13 @@ def appearance_views(model, mesh, count, rng, progress=iter):
     Parameters
     ----------
     model : ObjectModel
+        The object.
     mesh : Mesh
+        Its mesh.
     count : int
+        Number of views.
     rng : numpy.random.Generator
+        Where the randomness comes from.
     progress : callable
         Wraps the iterable of views, to draw a bar.
 
@@ -123,8 +127,11 @@ def draw_silhouette(image, vertices, faces, pose, K):
     vertices : array, shape (V, 3)
         Model frame, metres.
     faces : array of int, shape (F, 3)
+        Indices of vertices.
     pose : Pose
+        Model to camera.
     K : array, shape (3, 3)
+        Intrinsics in pixels.
 
     """
     pixels, _ = cv2.projectPoints(vertices, pose.rotvec, pose.t_m2c, K, None)
