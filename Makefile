@@ -12,7 +12,7 @@ unexport LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COM
 RUN = PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast clean
+.PHONY: help setup demo test test-fast bench clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) \
@@ -37,6 +37,9 @@ test: setup  ## all tests
 
 test-fast: setup  ## the tests that take seconds
 	@$(RUN) -m pytest -m 'not slow'
+
+bench: setup  ## timings on this machine: virtual data, pose stage, segmenter
+	@$(RUN) -m pose_estimator bench
 
 clean:  ## remove the virtual environment and what tools left behind
 	rm -rf "$(CURDIR)/.venv" build install log .pytest_cache .mypy_cache

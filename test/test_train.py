@@ -1,5 +1,7 @@
 """The train command: a few steps, interrupted ones, several processes, bad input."""
 
+import argparse
+import json
 import os
 from pathlib import Path
 import signal
@@ -7,9 +9,14 @@ import subprocess
 import sys
 import time
 
+from pose_estimator.errors import InputError
 from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.keypoints.train import add_arguments, load_target
 from pose_estimator.object_model import load_object
 import pytest
+import torch
+import trimesh
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ['--views', '24', '--network', 'width=16', 'input_size=64', 'heatmap_size=16']
@@ -55,7 +62,6 @@ def test_killed_training_goes_on_where_it_was(tmp_path):
     assert (tmp_path / 'cup.mask.resume').exists()
     # Another budget is another training; the same command with the time up is not at hand,
     # so the state itself is asked.
-    import torch
     state = torch.load(tmp_path / 'cup.mask.resume', weights_only=True)
     assert state['samples'] > 0
     second = subprocess.Popen([sys.executable, '-m', 'pose_estimator', 'train', *command],
@@ -80,7 +86,6 @@ def test_torchrun_trains_with_two_processes(tmp_path):
 
 
 def test_mesh_without_colours_trains_on_random_materials_and_says_so(tmp_path):
-    import trimesh
     trimesh.creation.box((50, 80, 120)).export(tmp_path / 'obj_000009.stl')
     done = train('--mesh', tmp_path / 'obj_000009.stl', '--unit', 'mm', '--samples', 64,
                  '--output', tmp_path, *TINY)
@@ -89,6 +94,34 @@ def test_mesh_without_colours_trains_on_random_materials_and_says_so(tmp_path):
     model = Checkpoint.load(tmp_path / 'obj_000009.safetensors').model
     assert model.bop_id == 9
     assert model.diameter == pytest.approx(0.1526, abs=1e-3)
+
+
+def test_symmetries_and_number_come_from_bop_files(tmp_path):
+    half_turn = [-1, 0, 0, 0, 0, -1, 0, 0, 0, 0, 1, 20.0, 0, 0, 0, 1]
+    trimesh.creation.box((50, 80, 120)).export(tmp_path / 'box.stl')
+    trimesh.creation.box((50, 80, 120)).export(tmp_path / 'obj_000003.stl')
+    (tmp_path / 'models_info.json').write_text(json.dumps(
+        {'3': {'symmetries_discrete': [half_turn]},
+         '7': {'symmetries_continuous': [{'axis': [0, 0, 1], 'offset': [0, 0, 0]}]}}))
+
+    def target(*args):
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return load_target(parser.parse_args([*map(str, args), '--output', str(tmp_path)]))
+
+    info = tmp_path / 'models_info.json'
+    beside, _, _ = target('--mesh', tmp_path / 'obj_000003.stl', '--unit', 'mm')
+    assert beside.bop_id == 3
+    assert beside.symmetries.discrete[0].t_m2c[2] == pytest.approx(0.02)
+    named, _, source = target('--mesh', tmp_path / 'box.stl', '--unit', 'mm', '--bop-id', 7,
+                              '--symmetries', info)
+    assert named.bop_id == 7 and named.symmetries.continuous and not named.symmetries.discrete
+    # The YAML that is written beside the weights says the same.
+    (tmp_path / 'again.yaml').write_text(yaml.safe_dump(source))
+    again, _, _ = target(tmp_path / 'again.yaml')
+    assert again.to_dict() == {**named.to_dict(), 'mesh': again.mesh_path}
+    with pytest.raises(InputError, match='--symmetries: expected --bop-id N'):
+        target('--mesh', tmp_path / 'box.stl', '--unit', 'mm', '--symmetries', info)
 
 
 @pytest.mark.parametrize('args, words', [
