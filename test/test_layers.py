@@ -48,6 +48,7 @@ LAYERS = {
     'run_images': 3,
     'segmentation.train': 3,
     # L4 nodes: ROS, only here
+    'demo.real': 4,
     'demo.run': 4,
     'nodes': 4,
 }
