@@ -131,18 +131,19 @@ def test_masks_that_are_no_image(robot, words, values):
             camera_info=info)
 
 
-def publish_mask(robot, mask, label='cup'):
+def publish_mask(robot, mask, label='cup', empty=False):
     """Publish one mask as a detection; return the header."""
     header = robot.header()
-    box = mask_box(mask)
-    instance = Instance(label, 0.9, np.array([10., 10, 30, 30]) if box is None else box, mask, 1)
+    instance = Instance(label, 0.9, mask_box(mask), mask, 1)
     masks, detections = instances_to_messages([instance], HEIGHT, WIDTH, header)
+    if empty:
+        masks.data = array.array('B', bytes(len(masks.data)))
     robot.publish(camera_info=camera_info(header), instance_masks=masks, detections=detections)
     return header
 
 
 def test_empty_mask(robot):
-    header = publish_mask(robot, np.zeros((HEIGHT, WIDTH), bool))
+    header = publish_mask(robot, np.ones((HEIGHT, WIDTH), bool), empty=True)
     robot.process.wait_for('detection 1: expected pixels of this label in the masks, got none')
     robot.wait(lambda: by_stamp(robot.results, header), 'empty result')
     assert by_stamp(robot.results, header)[0].detections == []

@@ -8,7 +8,7 @@ import numpy as np
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose
-from pose_estimator.instance import Instance
+from pose_estimator.instance import Instance, mask_box
 from pose_estimator.nodes import conversions
 from pose_estimator.nodes.conversions import (
     camera_from_info, camera_info_message, COLOUR_ENCODINGS, image_message, ImageReader,
@@ -299,6 +299,16 @@ def test_instances_read_back():
     for one, other in zip(back, instances):
         assert (one.label, one.score, one.id) == (other.label, other.score, other.id)
         assert np.array_equal(one.box, other.box) and np.array_equal(one.mask, other.mask)
+
+
+def test_instance_that_others_hide_is_left_out():
+    mask = np.zeros((60, 80), bool)
+    mask[10:30, 5:25] = True
+    instances = [Instance('cup', score, mask_box(mask), mask, number)
+                 for number, score in ((1, 0.6), (2, 0.8))]
+    image, detections = instances_to_messages(instances, 60, 80, Header())
+    back, faults = instances_from_messages(ImageReader().labels(image), detections)
+    assert [one.id for one in back] == [2] and not faults
 
 
 def test_no_instances():

@@ -3,25 +3,22 @@ The main job, shown: a virtual camera, segmentation_node and pose_node, and are 
 
     python -m pose_estimator demo
     python -m pose_estimator demo --input mask --seed 7
+    python -m pose_estimator demo --dataset lmo_dev --detections mask_rcnn_detections.json
 
-Ends by itself in about a minute, with exit code 0 if the poses were right and 1 if not.
+Ends by itself in about a minute, with exit code 0 if the poses were right and 1 if not; of a
+data set it tells how many were right, with exit code 0.
 
 """
 
-import ctypes
-import os
 from pathlib import Path
-import random
-import signal
-import socket
-import subprocess
 import sys
 import time
 
-import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from .picture import AnnotatedPicture
+from .processes import free_domain, Nodes
 from .scene import DemoScene, DURATION, NAMES
 from .verdict import DEGREES, DISTANCE_SHARE, FOUND_SHARE, Judge, RIGHT_SHARE, VISIBLE
 from .. import assets
@@ -35,9 +32,6 @@ LATE_SECONDS = 3.0  # what has not come so long after the last image will not co
 REDRAW_SECONDS = 0.5
 TABLE_SECONDS = 5.0  # between tables where the output is no terminal
 PICTURE_VISIBLE = 0.75
-PICTURE_SECONDS = 0.5  # a picture's poses have come by then
-STOP_SECONDS = 10
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 COLUMNS = '{:8} {:10} {:>22} {:>19} {:>6} {:>8} {:>22} {:>9}'
 TITLES = ('object', 'instance', 'position x y z (m)', 'rotation (deg)', 'score', 'visible',
           'error', 'latency')
@@ -50,6 +44,11 @@ def add_arguments(parser):
     parser.add_argument('--models', type=Path, metavar='DIR',
                         help='weights (default: those that the package ships)')
     parser.add_argument('--seed', type=int, default=2020, help="the scene's (default: 2020)")
+    parser.add_argument('--dataset', type=Path, metavar='DIR',
+                        help='play the photographs of this BOP data set instead, with the masks '
+                        'of --detections')
+    parser.add_argument('--detections', type=Path, metavar='FILE',
+                        help="a segmenter's output on them, COCO-style JSON as BOP has it")
     parser.add_argument('--output', type=Path, default=Path('out/demo.png'), metavar='FILE',
                         help='annotated picture (default: out/demo.png); the log of the nodes '
                         'is written beside it')
@@ -62,17 +61,18 @@ def run(args):
     except ImportError as error:
         raise InputError(f'ROS 2: expected it in this Python environment, got {error}; see '
                          'docs/installation.md') from error
+    if args.dataset is not None:
+        from .real import play
+        return play(args)
     models = (args.models or assets.find('models')).resolve()
     objects = assets.find('config') / 'objects'
     judge = Judge({name: load_object(objects / f'{name}.yaml')[0] for name in NAMES}, args.input)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     domain, log = free_domain(), args.output.with_suffix('.log')
-    # A plain kill, too, has to end the nodes.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     print(DemoScene(args.seed).describe())
     print(f'Starting demo_camera, segmentation_node and pose_node (input: {args.input}; ROS '
           f'domain {domain}, this machine alone; log: {log})', flush=True)
-    nodes = Nodes(domain, log)
+    nodes = Nodes(domain, log, 'demo_camera')
     try:
         nodes.start('segmentation_node', weights=models / 'segmenter.safetensors')
         nodes.start('pose_node', models=models, input=args.input,
@@ -88,93 +88,12 @@ def run(args):
         nodes.stop()
 
 
-def free_domain():
-    """Return a ROS domain that nobody on this machine uses."""
-    for domain in random.sample(range(1, 101), 100):  # above lie Linux's ephemeral ports
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-            try:
-                trial.bind(('', 7410 + 250 * domain))  # that of the first participant
-            except OSError:
-                continue
-        return domain
-    raise InputError('ROS domain: expected a free one of 1 to 100, got none')
-
-
-class Nodes:
-    """
-    The demo's processes.
-
-    Parameters
-    ----------
-    domain : int
-        ROS domain.
-    log : path
-        File for their output.
-
-    """
-
-    def __init__(self, domain, log):
-        # rclpy, in this process too, reads these.
-        os.environ.pop('ROS_STATIC_PEERS', None)
-        os.environ['ROS_DOMAIN_ID'] = str(domain)
-        local = ('ROS_LOCALHOST_ONLY', '1') if os.environ.get('ROS_DISTRO') == 'humble' else \
-            ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-        os.environ[local[0]] = local[1]
-        # Fast DDS loses every tenth small message over shared memory next to big ones.
-        os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
-        # Two networks share the cores; threads that wait for one another would halve both.
-        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // 2)))
-        self._log = open(log, 'w+')
-        self._children = {}
-        self._libc = ctypes.CDLL(None)
-
-    def start(self, name, **parameters):
-        """Start a node with parameters."""
-        # Every image counts here, so none may be lost between the processes.
-        for topic in ('image', 'camera_info'):
-            parameters[f'qos_overrides./{topic}.subscription.reliability'] = 'reliable'
-        command = [sys.executable, '-m', f'pose_estimator.nodes.{name}', '--ros-args']
-        for key, value in parameters.items():
-            command += ['-p', f'{key}:={value}']
-        self._children[name] = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            preexec_fn=self._die_with_parent)
-
-    def is_playing(self):
-        """Return whether the camera still runs; InputError if a node has failed."""
-        for name, child in self._children.items():
-            code = child.poll()
-            if code is not None and (code != 0 or name != 'demo_camera'):
-                self._log.seek(0)
-                lines = [line for line in self._log.read().splitlines() if 'error: ' in line]
-                raise InputError(f'{name}: ended with code {code}; '
-                                 f'{lines[-1] if lines else "see " + self._log.name}')
-        return self._children['demo_camera'].poll() is None
-
-    def stop(self):
-        """End all processes."""
-        for child in self._children.values():
-            if child.poll() is None:
-                child.terminate()
-        end = time.monotonic() + STOP_SECONDS
-        for child in self._children.values():
-            try:
-                child.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-        self._log.close()
-
-    def _die_with_parent(self):
-        """Have the child killed if this process is killed in a way that cannot be caught."""
-        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _watch(nodes, listener, judge, output):
     """Listen until the camera has played its scene; report and return the exit code."""
     listener.watch(True)
     table = LiveTable(sys.stdout)
-    picture = AnnotatedPicture(listener, judge)
+    picture = AnnotatedPicture(listener, lambda stamp: _rating(listener, judge, stamp),
+                               (len(NAMES), PICTURE_VISIBLE))
     end, playing = time.monotonic() + START_SECONDS, False
     while nodes.is_playing():
         listener.listen(REDRAW_SECONDS)
@@ -234,40 +153,12 @@ def _row(finding, truth, judge):
         f'{1000 * finding.latency:.0f} ms')
 
 
-class AnnotatedPicture:
-    """The annotated picture on which most is to be seen; it is looked for until all is."""
-
-    def __init__(self, listener, judge):
-        self._listener = listener
-        self._judge = judge
-        self._best = None
-        self._rating = (-1, -1.0)
-
-    def choose(self):
-        """Look at the pictures that have come, and keep the best."""
-        pictures, truths = self._listener.pictures, self._listener.truths
-        now = time.time_ns()
-        for stamp in [one for one in pictures if now - one > PICTURE_SECONDS * 1e9]:
-            message = pictures.pop(stamp)
-            if stamp not in truths:
-                continue
-            right = {one.name for one in self._listener.findings_at(stamp)
-                     if self._judge.measure(one, truths[stamp]).is_right}
-            rating = len(right), min(truths[stamp].visible.values())
-            if rating > self._rating:
-                self._best, self._rating = message, rating
-        if self._rating >= (len(NAMES), PICTURE_VISIBLE):
-            self._listener.watch(False)
-
-    def write(self, path):
-        """Write it as a file."""
-        if self._best is None:
-            print('No annotated picture has come.')
-            return
-        from ..nodes.demo_listener import read_picture
-        if not cv2.imwrite(str(path), read_picture(self._best)[..., ::-1]):
-            raise InputError(f'{path}: cannot be written')
-        print(f'Annotated picture: {path}')
+def _rating(listener, judge, stamp):
+    """Return how much is to be seen in the annotated picture of an image."""
+    truth = listener.truths[stamp]
+    right = {one.name for one in listener.findings_at(stamp)
+             if judge.measure(one, truth).is_right}
+    return len(right), min(truth.visible.values())
 
 
 def _report(summaries):

@@ -262,11 +262,15 @@ def instances_to_messages(instances, height, width, header):
     """
     Return a label image (mono16) and detections of the same header.
 
-    Detection2D.id is the grey value in the label image; boxes are in pixels, where the centre
-    of the top left pixel is (0, 0).
+    Instances that others hide altogether are left out. Detection2D.id is the grey value in the
+    label image; boxes are in pixels, where the centre of the top left pixel is (0, 0).
     """
+    labels = label_image(instances, height, width)
+    shown = set(np.unique(labels))
     detections = Detection2DArray(header=header)
     for instance in instances:
+        if instance.id not in shown:
+            continue
         detection = Detection2D(header=header, id=str(instance.id))
         x0, y0, x1, y1 = map(float, instance.box)
         detection.bbox.center.position.x = (x0 + x1) / 2
@@ -277,7 +281,6 @@ def instances_to_messages(instances, height, width, header):
         result.hypothesis.score = float(instance.score)
         detection.results.append(result)
         detections.detections.append(detection)
-    labels = label_image(instances, height, width)
     return image_message(labels, 'mono16', header), detections
 
 

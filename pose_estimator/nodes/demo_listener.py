@@ -9,6 +9,7 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection3DArray
 
 from .conversions import ImageReader, pose_from_message, stamp_ns
+from .dataset_camera import parse_truth_id
 from .demo_camera import CUP_HANDLE
 from .process import reliable_qos
 from ..demo.verdict import Finding, Truth
@@ -84,6 +85,11 @@ class DemoListener:
                                      result.hypothesis.score, latency))
         return found
 
+    @staticmethod
+    def read_picture(message):
+        """Return an annotated picture, shape (height, width, 3), RGB."""
+        return ImageReader().rgb(message)
+
     def close(self):
         """Leave."""
         self._executor.shutdown()
@@ -110,9 +116,12 @@ class DemoListener:
         self.pictures[stamp_ns(message.header)] = message
 
 
-def read_picture(message):
-    """Return an annotated picture, shape (height, width, 3), RGB."""
-    return ImageReader().rgb(message)
+class DatasetListener(DemoListener):
+    """The same for dataset_camera; truths : dict of stamp -> (scene_id, image_id)."""
+
+    def _hear_truth(self, message):
+        if message.detections:
+            self.truths[stamp_ns(message.header)] = parse_truth_id(message.detections[0].id)[:2]
 
 
 def _position(pose):

@@ -116,12 +116,12 @@ def strings(values):
 
 
 def pairs(name, values):
-    """Return the dict of strings such as 'key:value'."""
+    """Return the dict of strings such as 'key=value'."""
     made = {}
     for value in strings(values):
-        key, colon, target = value.partition(':')
-        if not (key and colon and target):
-            raise InputError(f'parameter {name}: expected key:value, got {value!r}')
+        key, equals, target = value.partition('=')
+        if not (key and equals and target):
+            raise InputError(f'parameter {name}: expected key=value, got {value!r}')
         made[key] = target
     return made
 

@@ -33,7 +33,7 @@ PARAMETERS = (
     Parameter('rectified', False, 'Whether the images are rectified (matrix P of the camera '
               'info holds) or raw (K and distortion hold).', live=True),
     Parameter('publish_tf', True, 'Whether to publish the objects as TF frames.', live=True),
-    Parameter('mesh_resources', [''], 'object:URI of a mesh for its marker; objects without '
+    Parameter('mesh_resources', [''], 'object=URI of a mesh for its marker; objects without '
               'one are drawn as boxes.'),
     Parameter('queue_size', 60, 'How many images wait for their masks. Too small if masks come '
               'later than that many images.', range=(1, 1000)),

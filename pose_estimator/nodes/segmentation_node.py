@@ -23,7 +23,7 @@ PARAMETERS = (
     Parameter('min_score', 0.5, 'Least score of an instance that is published.',
               range=(0.0, 1.0)),
     Parameter('class_map', [''],
-              "Segmenter's label:object, for each label that is to be used under another name. "
+              "Segmenter's label=object, for each label that is to be used under another name. "
               'If any is given, labels that are not mapped are ignored.'),
     Parameter('detections', '', 'For recorded: file of detections in the format of COCO, as '
               'BOP gives them.'),

@@ -1,0 +1,102 @@
+"""The demo's processes: ROS nodes in a domain of their own, ended whatever happens."""
+
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from ..errors import InputError
+
+STOP_SECONDS = 10
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def free_domain():
+    """Return a ROS domain that nobody on this machine uses."""
+    for domain in random.sample(range(1, 101), 100):  # above lie Linux's ephemeral ports
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+            try:
+                trial.bind(('', 7410 + 250 * domain))  # that of the first participant
+            except OSError:
+                continue
+        return domain
+    raise InputError('ROS domain: expected a free one of 1 to 100, got none')
+
+
+class Nodes:
+    """
+    The demo's processes.
+
+    Parameters
+    ----------
+    domain : int
+        ROS domain.
+    log : path
+        File for their output.
+    camera : str
+        Name of the node with whose end the demo ends.
+
+    """
+
+    def __init__(self, domain, log, camera):
+        # A plain kill, too, has to end the nodes.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        self._camera = camera
+        # rclpy, in this process too, reads these.
+        os.environ.pop('ROS_STATIC_PEERS', None)
+        os.environ['ROS_DOMAIN_ID'] = str(domain)
+        local = ('ROS_LOCALHOST_ONLY', '1') if os.environ.get('ROS_DISTRO') == 'humble' else \
+            ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        os.environ[local[0]] = local[1]
+        # Fast DDS loses every tenth small message over shared memory next to big ones.
+        os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+        # Two networks share the cores; threads that wait for one another would halve both.
+        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // 2)))
+        self._log = open(log, 'w+')
+        self._children = {}
+        self._libc = ctypes.CDLL(None)
+
+    def start(self, name, **parameters):
+        """Start a node with parameters."""
+        # Every image counts here, so none may be lost between the processes.
+        for topic in ('image', 'camera_info'):
+            parameters[f'qos_overrides./{topic}.subscription.reliability'] = 'reliable'
+        command = [sys.executable, '-m', f'pose_estimator.nodes.{name}', '--ros-args']
+        for key, value in parameters.items():
+            command += ['-p', f'{key}:={value}']
+        self._children[name] = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+            preexec_fn=self._die_with_parent)
+
+    def is_playing(self):
+        """Return whether the camera still runs; InputError if a node has failed."""
+        for name, child in self._children.items():
+            code = child.poll()
+            if code is not None and (code != 0 or name != self._camera):
+                self._log.seek(0)
+                lines = [line for line in self._log.read().splitlines() if 'error: ' in line]
+                raise InputError(f'{name}: ended with code {code}; '
+                                 f'{lines[-1] if lines else "see " + self._log.name}')
+        return self._children[self._camera].poll() is None
+
+    def stop(self):
+        """End all processes."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        end = time.monotonic() + STOP_SECONDS
+        for child in self._children.values():
+            try:
+                child.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._log.close()
+
+    def _die_with_parent(self):
+        """Have the child killed if this process is killed in a way that cannot be caught."""
+        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
