@@ -1,0 +1,88 @@
+"""`make demo`, as a newcomer runs it, and what becomes of its processes."""
+
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 600
+
+
+def start(output, *options):
+    """Start the demo with its output in a pipe."""
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, '-m', 'pose_estimator', 'demo', '--output', str(output), *options],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def nodes_of(log):
+    """Return the numbers of the processes that write to the demo's log."""
+    found = []
+    for process in Path('/proc').iterdir():
+        if process.name.isdigit():
+            try:
+                if (process / 'fd' / '1').resolve() == log.resolve():
+                    found.append(int(process.name))
+            except OSError:
+                continue
+    return found
+
+
+def wait_until(condition):
+    """Wait until a condition holds; return whether it did."""
+    end = time.monotonic() + SECONDS
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('network_input', ['rgb_mask', 'mask'])
+def test_demo_finds_the_right_poses(network_input, tmp_path):
+    output = tmp_path / 'demo.png'
+    child = start(output, '--input', network_input)
+    text, _ = child.communicate(timeout=SECONDS)
+    assert child.returncode == 0, text
+    assert 'The poses were right' in text
+    assert '\x1b' not in text, 'no terminal, no control codes'
+    assert 'object   instance' in text and 'cup_1' in text
+    picture = cv2.imread(str(output))
+    blue, green, red = picture.reshape(-1, 3).T.astype(int)
+    assert ((red > 200) & (green < 80) & (blue < 80)).sum() > 30, 'keypoints are red'
+    assert ((blue > 200) & (red < 80) & (green < 130)).sum() > 300, 'boxes are blue'
+    assert not nodes_of(output.with_suffix('.log'))
+
+
+@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_demo_ends_its_nodes_whatever_happens(how, tmp_path):
+    output = tmp_path / 'demo.png'
+    log = output.with_suffix('.log')
+    child = start(output)
+    try:
+        # The children need a moment until they are Python; an early signal must do, too.
+        assert wait_until(lambda: child.poll() is not None or len(nodes_of(log)) == 3)
+        assert child.poll() is None, child.stdout.read()
+        child.send_signal(how)
+        text, _ = child.communicate(timeout=60)
+        assert child.returncode != 0
+        assert 'Traceback' not in text
+        assert wait_until(lambda: not nodes_of(log))
+    finally:
+        child.kill()
+
+
+@pytest.mark.slow
+def test_demo_with_missing_weights_ends_with_one_line(tmp_path):
+    child = start(tmp_path / 'demo.png', '--models', str(tmp_path))
+    text, _ = child.communicate(timeout=SECONDS)
+    assert child.returncode == 2
+    last = text.strip().splitlines()[-1]
+    assert last.startswith('error: ') and str(tmp_path) in last
+    assert 'Traceback' not in text

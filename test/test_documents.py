@@ -1,0 +1,50 @@
+"""Documents, parameter file and launch file agree with the nodes."""
+
+import ast
+from pathlib import Path
+
+from pose_estimator.nodes import dataset_camera, demo_camera, pose_node, segmentation_node
+from pose_estimator.nodes.parameters import markdown
+from pose_estimator.pipeline import MIN_SCORE
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize('node', [segmentation_node, pose_node, dataset_camera, demo_camera])
+def test_parameters_are_documented(node):
+    expected = markdown(node.PARAMETERS)
+    assert expected in (ROOT / 'docs' / 'topics.md').read_text(), \
+        f'docs/topics.md should hold this table:\n{expected}'
+
+
+@pytest.mark.parametrize('node', [segmentation_node, pose_node])
+def test_parameter_file_holds_all_defaults(node):
+    name = node.__name__.rpartition('.')[2]
+    values = yaml.safe_load((ROOT / 'config' / 'pipeline.yaml').read_text())
+    assert values[f'/**/{name}']['ros__parameters'] == \
+        {one.name: one.default for one in node.PARAMETERS}
+
+
+def test_pose_node_withholds_the_same_poses_as_the_pipeline():
+    default = {one.name: one.default for one in pose_node.PARAMETERS}
+    assert default['min_score'] == MIN_SCORE
+
+
+def test_launch_file_imports_nothing_but_launch():
+    tree = ast.parse((ROOT / 'launch' / 'pipeline.launch.py').read_text())
+    found = {node.module.split('.')[0] for node in ast.walk(tree)
+             if isinstance(node, ast.ImportFrom)}
+    assert found == {'pathlib', 'ament_index_python', 'launch', 'launch_ros'}
+    assert any(isinstance(node, ast.FunctionDef) and node.name == 'generate_launch_description'
+               for node in tree.body)
+
+
+def test_rviz_configuration_shows_image_overlay_tf_and_markers():
+    values = yaml.safe_load((ROOT / 'config' / 'pipeline.rviz').read_text())
+    displays = values['Visualization Manager']['Displays']
+    shown = {(one['Class'].rpartition('/')[2], one.get('Topic', {}).get('Value'))
+             for one in displays}
+    assert {('TF', None), ('MarkerArray', 'object_markers'), ('Image', 'image'),
+            ('Image', 'pose_overlay')} <= shown

@@ -1,0 +1,52 @@
+"""Photographs through the running nodes: what a robot gets on object_poses, against the truth."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pose_estimator.bop import BopDataset
+from pose_estimator.demo.real import run_nodes
+from pose_estimator.evaluate import measure, median_errors
+import pytest
+
+MODELS = Path(__file__).resolve().parents[1] / 'models'
+# By chance: next to nothing. These say that the road works, not that it is good; see
+# docs/performance.md for what is reached.
+LEAST_ADD_SHARE = 0.10
+MOST_MEDIAN_DEGREES = 45.0
+MOST_MEDIAN_METRES = 0.10
+
+
+@pytest.mark.slow
+def test_nodes_find_objects_in_photographs(bop_data, tmp_path, capsys):
+    folder = bop_data('lmo_dev')
+    models = {path.name.split('.')[0] for path in MODELS.glob('obj_*.safetensors')}
+    assert {'obj_000006', 'obj_000008'} <= models, 'models of cat and driller are shipped'
+    results, targets, picture = run_nodes(
+        folder, folder / 'mask_rcnn_detections.json', MODELS, 'rgb_mask', tmp_path / 'nodes.log')
+    output = tmp_path / 'picture.png'
+    picture.write(output)
+    assert cv2.imread(str(output)).shape == (480, 640, 3)
+
+    dataset = BopDataset(folder)
+    errors = measure(dataset, results, targets)
+    metres, degrees = median_errors(errors)
+    share = np.mean([one.add < 0.1 for one in errors])
+    published = np.mean([np.isfinite(one.score) for one in errors])
+    with capsys.disabled():
+        print(f'\nLM-O through the nodes, {len(targets)} targets of objects '
+              f'{sorted({one.object_id for one in targets})}: a pose for {100 * published:.0f} %, '
+              f'within ADD 0.1 d {100 * share:.1f} %, median error {100 * metres:.1f} cm, '
+              f'{degrees:.1f} deg')
+    assert share >= LEAST_ADD_SHARE
+    assert degrees <= MOST_MEDIAN_DEGREES and metres <= MOST_MEDIAN_METRES
+
+    # The same truth, read without the package's own reader.
+    truths = json.loads((folder / 'test' / '000002' / 'scene_gt.json').read_text())
+    near = 0
+    for one in results:
+        for truth in truths[str(one.image_id)]:
+            if truth['obj_id'] == one.object_id:
+                near += np.linalg.norm(one.pose.t_m2c - np.array(truth['cam_t_m2c']) / 1000) < 0.1
+    assert near >= 0.5 * len(results)
