@@ -199,6 +199,8 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     assert train.run(parser.parse_args([*options, '10'])) == 130
     assert output.with_name('segmenter.safetensors.resume').exists()
     monkeypatch.setattr(train.Trainer, '_step', step)
+    # The second time without a process of its own, which takes seconds to start.
+    monkeypatch.setattr(train, 'DataLoader', lambda stream, **_: stream)
     assert train.run(parser.parse_args([*options, '0.01'])) == 0
     assert not output.with_name('segmenter.safetensors.resume').exists()
     _, config, facts = load_checkpoint(output)
