@@ -73,7 +73,7 @@ def run(args):
         trainer.save_state()
         print(f'\nstopped after {trainer.seconds / 60:.1f} min; the same command goes on')
         return 130
-    scores = evaluate(trainer.average, trainer.config, meshes, args.device)
+    scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, args.device)
     command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
                + f' --minutes {args.minutes:g} --output {args.output}')
     facts = {'date': date.today().isoformat(), 'command': command,
@@ -305,7 +305,7 @@ class Trainer:
                 values['loss_objectness'] + values['loss_rpn_box_reg']]
 
 
-def evaluate(network, config, meshes, device='cpu', count=EVALUATED_SCENES, min_score=0.5):
+def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
     """
     Score a network on virtual scenes that training never showed.
 
