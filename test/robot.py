@@ -2,14 +2,13 @@
 
 import os
 from pathlib import Path
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
+from pose_estimator.demo.processes import domain_variables
 from pose_estimator.nodes.conversions import image_message, stamp_ns
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -22,22 +21,9 @@ DEADLINE = 60  # seconds; only there so that nothing hangs
 WIDTH, HEIGHT, FOCAL = 160, 120, 150.0
 
 
-def free_domain():
-    """Return a ROS domain that nobody on this machine uses."""
-    for domain in random.sample(range(1, 100), 99):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-            try:
-                trial.bind(('', 7410 + 250 * domain))  # the first participant's port
-            except OSError:
-                continue
-        return domain
-    raise RuntimeError('no free ROS domain')
-
-
 def environment(domain):
     """Return the environment of processes in a domain of this machine alone."""
-    return {**os.environ, 'ROS_DOMAIN_ID': str(domain),
-            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'OMP_NUM_THREADS': '1',
+    return {**os.environ, **domain_variables(domain), 'OMP_NUM_THREADS': '1',
             'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE),
                                            os.environ.get('PYTHONPATH', '')])}
 

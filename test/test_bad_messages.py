@@ -5,6 +5,7 @@ import array
 from fake_nodes import FakeSegmenter
 from geometry_msgs.msg import PoseStamped
 import numpy as np
+from pose_estimator.demo.processes import free_domain
 from pose_estimator.instance import Instance, mask_box
 from pose_estimator.nodes.conversions import instances_to_messages
 import pytest
@@ -17,7 +18,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, Detection3DArray
 @pytest.fixture(scope='module')
 def robot(tmp_path_factory):
     """Both nodes, the pose node with input mask, and what talks to them."""
-    domain = robots.free_domain()
+    domain = free_domain()
     overrides = [part for topic in ('image', 'camera_info') for part in
                  ('-p', f'qos_overrides./{topic}.subscription.reliability:=reliable')]
     process = robots.Process(domain, tmp_path_factory.mktemp('bad') / 'log',

@@ -5,6 +5,7 @@ import signal
 from fake_nodes import DISTANCE, FakeSegmenter
 from geometry_msgs.msg import PoseStamped
 import numpy as np
+from pose_estimator.demo.processes import free_domain
 from pose_estimator.instance import Instance, mask_box
 from pose_estimator.nodes.conversions import ImageReader, instances_to_messages
 import pytest
@@ -34,7 +35,7 @@ class Results:
 @pytest.fixture(scope='module')
 def pipeline(tmp_path_factory):
     """Both nodes in one process, with networks that know the answer."""
-    domain = robots.free_domain()
+    domain = free_domain()
     process = robots.Process(domain, tmp_path_factory.mktemp('pipeline') / 'log',
                              HERE / 'fake_nodes.py', 'segmentation,pose_rgb_mask',
                              '--ros-args', *RELIABLE)
@@ -54,7 +55,7 @@ def pipeline(tmp_path_factory):
 @pytest.fixture(scope='module')
 def pose_node(tmp_path_factory):
     """The pose node for input mask."""
-    domain = robots.free_domain()
+    domain = free_domain()
     process = robots.Process(domain, tmp_path_factory.mktemp('pose') / 'log',
                              HERE / 'fake_nodes.py', 'pose_mask', '--ros-args', *RELIABLE)
     robot = Robot(domain)
@@ -268,7 +269,7 @@ def test_parameters_are_described_and_checked_when_set(pose_node):
 
 @pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_the_nodes_quietly(how, tmp_path):
-    process = robots.Process(robots.free_domain(), tmp_path / 'log', HERE / 'fake_nodes.py',
+    process = robots.Process(free_domain(), tmp_path / 'log', HERE / 'fake_nodes.py',
                              'segmentation,pose_mask')
     process.wait_for('[pose_node]: ready')
     assert process.stop(how) == 0
@@ -290,7 +291,7 @@ def test_signal_ends_the_nodes_quietly(how, tmp_path):
     ('dataset_camera', ['-p', 'dataset:=/nowhere'], '/nowhere'),
 ])
 def test_bad_start_ends_with_one_line_and_code_2(node, arguments, words, tmp_path):
-    process = robots.Process(robots.free_domain(), tmp_path / 'log', '-m',
+    process = robots.Process(free_domain(), tmp_path / 'log', '-m',
                              f'pose_estimator.nodes.{node}', '--ros-args', *arguments)
     assert process.finish() == 2
     lines = process.output.strip().splitlines()

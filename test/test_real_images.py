@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from pose_estimator.bop import BopDataset
+from pose_estimator.demo.processes import free_domain
 from pose_estimator.demo.real import run_nodes
 from pose_estimator.evaluate import measure, median_errors
 import pytest
@@ -24,7 +25,8 @@ def test_nodes_find_objects_in_photographs(bop_data, tmp_path, capsys):
     models = {path.name.split('.')[0] for path in MODELS.glob('obj_*.safetensors')}
     assert {'obj_000006', 'obj_000008'} <= models, 'models of cat and driller are shipped'
     results, targets, picture = run_nodes(
-        folder, folder / 'mask_rcnn_detections.json', MODELS, 'rgb_mask', tmp_path / 'nodes.log')
+        folder, folder / 'mask_rcnn_detections.json', MODELS, 'rgb_mask', tmp_path / 'nodes.log',
+        free_domain())
     output = tmp_path / 'picture.png'
     picture.write(output)
     assert cv2.imread(str(output)).shape == (480, 640, 3)

@@ -27,6 +27,16 @@ def free_domain():
     raise InputError('ROS domain: expected a free one of 1 to 100, got none')
 
 
+def domain_variables(domain):
+    """Return the environment variables of a ROS domain that does not leave this machine."""
+    local = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    if os.environ.get('ROS_DISTRO') == 'humble':
+        local = {'ROS_LOCALHOST_ONLY': '1'}
+    # Fast DDS loses every tenth small message over shared memory next to big ones.
+    return {'ROS_DOMAIN_ID': str(domain), 'ROS_STATIC_PEERS': '',
+            'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4', **local}
+
+
 class Nodes:
     """
     The demo's processes.
@@ -43,19 +53,10 @@ class Nodes:
     """
 
     def __init__(self, domain, log, camera):
-        # A plain kill, too, has to end the nodes.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._camera = camera
-        # rclpy, in this process too, reads these.
-        os.environ.pop('ROS_STATIC_PEERS', None)
-        os.environ['ROS_DOMAIN_ID'] = str(domain)
-        local = ('ROS_LOCALHOST_ONLY', '1') if os.environ.get('ROS_DISTRO') == 'humble' else \
-            ('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-        os.environ[local[0]] = local[1]
-        # Fast DDS loses every tenth small message over shared memory next to big ones.
-        os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'UDPv4')
+        self._environment = {**os.environ, **domain_variables(domain)}
         # Two networks share the cores; threads that wait for one another would halve both.
-        os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // 2)))
+        self._environment.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // 2)))
         self._log = open(log, 'w+')
         self._children = {}
         self._libc = ctypes.CDLL(None)
@@ -69,8 +70,8 @@ class Nodes:
         for key, value in parameters.items():
             command += ['-p', f'{key}:={value}']
         self._children[name] = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
-            preexec_fn=self._die_with_parent)
+            command, env=self._environment, stdin=subprocess.DEVNULL, stdout=self._log,
+            stderr=subprocess.STDOUT, preexec_fn=self._die_with_parent)
 
     def is_playing(self):
         """Return whether the camera still runs; InputError if a node has failed."""

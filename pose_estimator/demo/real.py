@@ -3,7 +3,7 @@
 import time
 
 from .picture import AnnotatedPicture
-from .processes import free_domain, Nodes
+from .processes import Nodes
 from .. import assets
 from ..bop import BopDataset, Result
 from ..errors import InputError
@@ -17,13 +17,13 @@ LATE_SECONDS = 3.0
 TELL_SECONDS = 5.0
 
 
-def play(args):
-    """Play the data set, print what came out, and return the exit code."""
+def play(args, domain):
+    """Play the data set in a ROS domain, print what came out, and return the exit code."""
     if args.detections is None:
         raise InputError('--dataset: expected --detections beside it, got none')
     results, targets, picture = run_nodes(
         args.dataset, args.detections, args.models or assets.find('models'), args.input,
-        args.output.with_suffix('.log'))
+        args.output.with_suffix('.log'), domain)
     errors = measure(BopDataset(args.dataset), results, targets)
     print(format_table(score_table(errors)))
     metres, degrees = median_errors(errors)
@@ -33,7 +33,7 @@ def play(args):
     return 0
 
 
-def run_nodes(dataset, detections, models, network_input, log):
+def run_nodes(dataset, detections, models, network_input, log, domain):
     """
     Start the nodes, play the data set, and listen.
 
@@ -42,6 +42,9 @@ def run_nodes(dataset, detections, models, network_input, log):
     dataset, detections, models, log : path
         BOP data set; a segmenter's output on it; folder of weights; file for the nodes' output.
     network_input : str
+        'rgb_mask' or 'mask'.
+    domain : int
+        ROS domain.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def run_nodes(dataset, detections, models, network_input, log):
         raise InputError(f'{models}: expected models with the bop_id of an object of {dataset}, '
                          'got none; train with --bop-id')
     log.parent.mkdir(parents=True, exist_ok=True)
-    domain, images = free_domain(), len(source.images())
+    images = len(source.images())
     print(f'Playing {images} images of {source.name} to segmentation_node (recorded masks) and '
           f'pose_node (input: {network_input}; {", ".join(sorted(names.values()))}; ROS domain '
           f'{domain}, this machine alone; log: {log})', flush=True)
@@ -81,10 +84,12 @@ def run_nodes(dataset, detections, models, network_input, log):
     finally:
         nodes.stop()
     numbers = {name: number for number, name in names.items()}
-    results = [Result(*listener.truths[stamp], numbers[one.name], one.score, one.pose,
-                      one.latency)
-               for stamp, found in listener.findings.items() if stamp in listener.truths
-               for one in found]
+    results = []
+    for stamp, found in listener.findings.items():
+        if stamp in listener.truths:
+            scene_id, image_id = listener.truths[stamp]
+            results += [Result(scene_id, image_id, numbers[one.name], one.score, one.pose,
+                               one.latency) for one in found]
     return results, targets, picture
 
 

@@ -10,7 +10,9 @@ data set it tells how many were right, with exit code 0.
 
 """
 
+import os
 from pathlib import Path
+import signal
 import sys
 import time
 
@@ -18,7 +20,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from .picture import AnnotatedPicture
-from .processes import free_domain, Nodes
+from .processes import domain_variables, free_domain, Nodes
 from .scene import DemoScene, DURATION, NAMES
 from .verdict import DEGREES, DISTANCE_SHARE, FOUND_SHARE, Judge, RIGHT_SHARE, VISIBLE
 from .. import assets
@@ -61,14 +63,18 @@ def run(args):
     except ImportError as error:
         raise InputError(f'ROS 2: expected it in this Python environment, got {error}; see '
                          'docs/installation.md') from error
+    domain = free_domain()
+    os.environ.update(domain_variables(domain))
+    # A plain kill, too, has to end the nodes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if args.dataset is not None:
         from .real import play
-        return play(args)
+        return play(args, domain)
     models = (args.models or assets.find('models')).resolve()
     objects = assets.find('config') / 'objects'
     judge = Judge({name: load_object(objects / f'{name}.yaml')[0] for name in NAMES}, args.input)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    domain, log = free_domain(), args.output.with_suffix('.log')
+    log = args.output.with_suffix('.log')
     print(DemoScene(args.seed).describe())
     print(f'Starting demo_camera, segmentation_node and pose_node (input: {args.input}; ROS '
           f'domain {domain}, this machine alone; log: {log})', flush=True)

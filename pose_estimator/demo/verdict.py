@@ -160,7 +160,9 @@ class Judge:
         Parameters
         ----------
         truths : dict of stamp -> Truth
+            All frames.
         findings : dict of stamp -> list of Finding
+            What was published for them.
 
         """
         summaries = []

@@ -90,6 +90,7 @@ class ImageReader:
         Parameters
         ----------
         message : sensor_msgs.msg.Image
+            Of an encoding in COLOUR_ENCODINGS, or one that cv_bridge knows.
 
         Returns
         -------
@@ -169,7 +170,9 @@ def image_message(pixels, encoding, header):
     pixels : array, shape (height, width[, channels])
         uint8 for rgb8, uint16 for mono16.
     encoding : str
+        As ROS names it.
     header : std_msgs.msg.Header
+        The message's.
 
     """
     pixels = np.ascontiguousarray(pixels)
@@ -191,6 +194,7 @@ def camera_from_info(info, width, height, rectified):
     Parameters
     ----------
     info : sensor_msgs.msg.CameraInfo
+        Its description.
     width, height : int
         Size of the image; where it differs from the info's, binning and ROI must explain it.
     rectified : bool
@@ -291,7 +295,9 @@ def instances_from_messages(labels, detections):
     Parameters
     ----------
     labels : array of uint16, shape (height, width)
+        0 is background.
     detections : vision_msgs.msg.Detection2DArray
+        One for each label.
 
     Returns
     -------

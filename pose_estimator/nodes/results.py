@@ -16,6 +16,7 @@ def name_instances(object_poses):
     Parameters
     ----------
     object_poses : sequence of ObjectPose
+        Of one image.
 
     Returns
     -------
