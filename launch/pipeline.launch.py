@@ -8,6 +8,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 CONFIG = Path(get_package_share_directory('pose_estimator')) / 'config'
 
@@ -25,9 +26,16 @@ ARGUMENTS = (
 )
 
 
+def use_sim_time():
+    """Return the parameter use_sim_time; an argument that is no truth value is refused."""
+    return {'use_sim_time': ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool)}
+
+
 def make_nodes(context):
     """Return the two nodes; only arguments that were given override the parameter file."""
     values = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    if not Path(values['params_file']).is_file():  # the nodes would start with their defaults
+        raise ValueError(f'params_file: expected a file, got {values["params_file"]}')
     overrides = {
         'segmentation_node': {'device': values['device'], 'weights': values['models'] and str(
             Path(values['models']) / 'segmenter.safetensors')},
@@ -38,8 +46,13 @@ def make_nodes(context):
         output='screen',
         remappings=[('image', values['image']), ('camera_info', values['info'])],
         parameters=[values['params_file'],
-                    {'use_sim_time': values['use_sim_time'].lower() == 'true',
-                     **{key: value for key, value in chosen.items() if value}}],
+                    use_sim_time(),
+                    # As strings, whatever they look like.
+                    {key: ParameterValue(value, value_type=str)
+                     for key, value in chosen.items() if value}],
+        # A node finishes the image at hand, which takes seconds on a busy CPU, and so does the
+        # end of torch; ros2 launch would report an error after 5 s.
+        sigterm_timeout=LaunchConfiguration('sigterm_timeout', default='15'),
     ) for name, chosen in overrides.items()]
 
 
@@ -50,6 +63,7 @@ def generate_launch_description():
         arguments=['-d', str(CONFIG / 'pipeline.rviz'),
                    '-f', LaunchConfiguration('fixed_frame')],
         remappings=[('image', LaunchConfiguration('image'))],
+        parameters=[use_sim_time()],
         condition=IfCondition(LaunchConfiguration('rviz')))
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value=default, description=description)
