@@ -223,7 +223,8 @@ class PoseEstimator:
         if result.pose is None:
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, result.reason)
-        chance = score(pose_features(result, confidence, crop.size), checkpoint.calibration)
+        features = pose_features(result, confidence, crop.size, checkpoint.model.diameter)
+        chance = score(features, checkpoint.calibration)
         # From the crop camera's frame to the real one's.
         back = Pose(crop.R_cam2crop.T, np.zeros(3))
         turn = np.kron(np.eye(2), back.R_m2c)

@@ -3,12 +3,12 @@
 import numpy as np
 
 # What is seen, in this order; all without unit.
-FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error')
+FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error', 'spread')
 # A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
 
 
-def pose_features(result, confidence, size):
+def pose_features(result, confidence, size, diameter):
     """
     Return the features (F,) of a PnPResult with a pose.
 
@@ -20,11 +20,16 @@ def pose_features(result, confidence, size):
         Of all keypoints.
     size : float
         Side of the crop in pixels.
+    diameter : float
+        Of the object, metres.
 
     """
+    # How far the position may be off, by the covariance: far objects are placed worse.
+    spread = np.sqrt(np.trace(result.covariance[:3, :3])) / diameter
     return np.array([result.inliers.mean(), confidence.mean(),
                      np.quantile(confidence, 0.2),
-                     np.log(max(result.reprojection_error / size, 1e-3))])
+                     np.log(max(result.reprojection_error / size, 1e-3)),
+                     np.log(np.clip(spread, 1e-4, 1e2))])
 
 
 def score(features, calibration):

@@ -21,7 +21,7 @@ SMALL = HourglassConfig(in_channels=4, keypoints=8, input_size=64, heatmap_size=
 def checkpoint(config=SMALL, network_input='rgb_mask'):
     model, _ = object_from_mesh('builtin:cup', 'm', 'cup', keypoints=config.keypoints)
     torch.manual_seed(0)
-    calibration = {'mean': [0.0] * 4, 'scale': [1.0] * 4, 'weights': [0.0] * 4, 'bias': 0.0}
+    calibration = {'mean': [0.0] * 5, 'scale': [1.0] * 5, 'weights': [0.0] * 5, 'bias': 0.0}
     return Checkpoint(model, network_input, ('rgb', 'mask'), config, 1.4, 'cross_entropy',
                       calibration, StackedHourglass(config).state_dict())
 

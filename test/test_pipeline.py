@@ -22,7 +22,8 @@ CAMERAS = {
     'equidistant': PinholeCamera(np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]]), 640, 480,
                                  [0.01, -0.005, 0.001, 0.0], 'equidistant')}
 # A score that is 0.88 for keypoints that agree.
-CALIBRATION = {'mean': [0.0] * 4, 'scale': [1.0] * 4, 'weights': [2.0, 0, 0, 0], 'bias': 0.0}
+CALIBRATION = {'mean': [0.0] * 5, 'scale': [1.0] * 5, 'weights': [2.0, 0, 0, 0, 0],
+               'bias': 0.0}
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from .predictor import KeypointPredictor
 from ..geometry import Pose
 from ..pnp import solve_pnp
-from ..scoring import fit_calibration, pose_features, RIGHT, score
+from ..scoring import FEATURES, fit_calibration, pose_features, RIGHT, score
 
 SAMPLES = 1024
 
@@ -80,7 +80,8 @@ def evaluate_virtually(checkpoint, sampler):
                                  batch.t_m2c[index].double().numpy())
                 add, nearest = _nearest(result.pose, true_pose, turns, model.points)
                 correct = add < RIGHT * model.diameter
-                features.append(pose_features(result, found.confidence[index], size))
+                features.append(pose_features(result, found.confidence[index], size,
+                                              model.diameter))
                 right.append(correct)
                 turn = Rotation.from_matrix(result.pose.R_m2c @ nearest.R_m2c.T).as_rotvec()
                 move = result.pose.t_m2c - nearest.t_m2c
@@ -101,8 +102,9 @@ def evaluate_virtually(checkpoint, sampler):
         chance = np.array([score(one, calibration) for one in features[half:]])
     gap = _calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
     if not calibration:  # a network that finds nothing is never sure
-        calibration = {'mean': [0.0] * 4, 'scale': [1.0] * 4, 'weights': [0.0] * 4,
-                       'bias': -5.0, 'covariance_scale': 1.0}
+        count = len(FEATURES)
+        calibration = {'mean': [0.0] * count, 'scale': [1.0] * count,
+                       'weights': [0.0] * count, 'bias': -5.0, 'covariance_scale': 1.0}
     scores = {
         'samples': len(is_right), 'add_0.1d': 100 * float(np.mean(is_right)),
         'keypoint_error_px': float(np.median(np.concatenate(point_error))),

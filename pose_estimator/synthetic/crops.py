@@ -45,7 +45,7 @@ class CropConfig:
     mask_bleeding: float = 0.1
     mask_dropped: float = 0.1
     resolution_loss: float = 0.6
-    noise: float = 0.06
+    noise: float = 0.05
 
     @classmethod
     def from_dict(cls, values):
@@ -261,7 +261,7 @@ class CropSampler:
         albedo = albedo.clamp(0, 1) ** self._uniform(0.75, 1.35, count, 1, 1, 1)
         grey = albedo.mean(1, keepdim=True)
         albedo = grey + (albedo - grey) * self._uniform(0.5, 1.3, count, 1, 1, 1)
-        light = self._uniform(0.25, 0.9, count, 1, 1, 1).expand(-1, 3, -1, -1)
+        light = self._uniform(0.35, 0.9, count, 1, 1, 1).expand(-1, 3, -1, -1)
         gloss = torch.zeros_like(light)
         for strength in (0.9, 0.5):
             # Lights stand on the camera's side; the normals' frame is rolled, but so are they.
@@ -310,7 +310,7 @@ class CropSampler:
         level = self._uniform(0, self.config.noise, count, 1, 1, 1)
         if self._uniform(0, 1, 1).item() < self.config.resolution_loss:
             # Far objects are few pixels, enlarged; one size for the batch.
-            small = int(self._uniform(0.28, 0.9, 1).item() * size)
+            small = int(self._uniform(0.35, 0.9, 1).item() * size)
             rgb = functional.interpolate(rgb, size=(small, small), mode='area')
         if self._uniform(0, 1, 1).item() < 0.4:
             rgb = _blur(rgb, self._uniform(0.4, 1.2, 1).item() * rgb.shape[-1] / 128)
