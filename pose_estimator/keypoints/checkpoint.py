@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 from safetensors import safe_open, SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 import torch
 
 from .hourglass import HourglassConfig, StackedHourglass
 from ..errors import InputError
 from ..object_model import ObjectModel
+from ..scoring import FEATURES
 
 FORMAT = 'pose_estimator.keypoints.1'
 
@@ -71,7 +72,8 @@ class Checkpoint:
         weights = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
                    for name, tensor in self.weights.items()}
         part = path.with_name(path.name + '.part')
-        save_file(weights, part, {'pose_estimator': json.dumps(about)})
+        # Not save_file, which makes files that only their owner can read.
+        part.write_bytes(save(weights, {'pose_estimator': json.dumps(about)}))
         os.replace(part, path)
 
     @classmethod
@@ -105,6 +107,8 @@ class Checkpoint:
                              tuple(about['channels']), HourglassConfig(**about['config']),
                              float(about['margin']), about['loss'], about['calibration'],
                              weights, about['training'])
+            if len(checkpoint.calibration['weights']) != len(FEATURES):
+                raise ValueError(f'the score of another version, of other than {FEATURES}')
             with torch.device('meta'):
                 expected = StackedHourglass(checkpoint.config).state_dict()
         except (KeyError, TypeError, ValueError) as error:

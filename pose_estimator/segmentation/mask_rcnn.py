@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from safetensors import safe_open, SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
@@ -130,7 +130,8 @@ def save_checkpoint(path, network, config, **facts):
     metadata = {'format': FORMAT, 'config': json.dumps(asdict(config)),
                 'facts': json.dumps(facts)}
     partial = path.with_name(path.name + '.part')
-    save_file(state, partial, metadata)
+    # Not save_file, which makes files that only their owner can read.
+    partial.write_bytes(save(state, metadata))
     partial.replace(path)
 
 
