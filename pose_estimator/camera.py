@@ -1,6 +1,6 @@
 """Pinhole camera, lens distortion, and the virtual camera that looks at a crop."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -203,6 +203,21 @@ class CropCamera:
         middle = (size - 1) / 2
         return cls(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), size,
                    rotation, camera)
+
+    def turned(self, degrees, zoom):
+        """Return this camera rolled clockwise about its axis and with a longer focal length."""
+        angle = np.radians(degrees)
+        roll = np.array([[np.cos(angle), np.sin(angle), 0],
+                         [-np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+        return replace(self, K=self.K * [[zoom, 1, 1], [1, zoom, 1], [1, 1, 1]],
+                       R_cam2crop=roll @ self.R_cam2crop)
+
+    def transfer(self, pixels, other):
+        """Return the pixels (N, 2) of another crop of the same image that show the same."""
+        pixels = np.asarray(pixels, np.float64).reshape(-1, 2)
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(self.K).T
+        rays = rays @ (other.K @ other.R_cam2crop @ self.R_cam2crop.T).T
+        return rays[:, :2] / rays[:, 2:]
 
     def crop(self, image, interpolation=cv2.INTER_LINEAR):
         """

@@ -13,13 +13,16 @@ from .geometry import Pose
 from .instance import Instance
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
-from .pnp import solve_pnp
+from .pnp import PnPResult, solve_pnp
 from .scoring import pose_features, score
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 MIN_SCORE = 0.3
 # A mask of fewer pixels says nothing about a pose.
 MIN_MASK_PIXELS = 30
+# Each crop is looked at several times: rolled by degrees and zoomed. The mean of the keypoints
+# is better than any of them, and where they disagree, doubt is due (docs/experiments.md).
+LOOKS = ((0, 1.0), (120, 1.08), (240, 0.93))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,80 @@ class ObjectPose:
     inliers: np.ndarray
     reprojection_error: float
     reason: str = ''
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """
+    What was seen of one instance and what the solver made of it.
+
+    Attributes
+    ----------
+    crop : CropCamera
+    pixels : array, shape (K, 2)
+        Keypoints in the crop, the mean of all looks.
+    confidence : array, shape (K,)
+    disagreement : array, shape (K,)
+        Standard deviation over the looks, pixels of the crop.
+    result : PnPResult
+        In the crop camera's frame.
+
+    """
+
+    crop: CropCamera
+    pixels: np.ndarray
+    confidence: np.ndarray
+    disagreement: np.ndarray
+    result: PnPResult
+
+    def features(self, diameter):
+        """Return what the score is made of; see scoring.py."""
+        return pose_features(self.result, self.confidence, self.disagreement, self.crop.size,
+                             diameter)
+
+
+def gather(predictor, image, instances, camera):
+    """
+    Find the keypoints of instances of one object and solve for their poses.
+
+    Parameters
+    ----------
+    predictor : KeypointPredictor
+        Of the object.
+    image : array of uint8, shape (height, width, 3), or None
+        RGB; None for a network of masks alone.
+    instances : list of Instance
+        At least one.
+    camera : PinholeCamera
+        The one that took the image.
+
+    Returns
+    -------
+    list of Evidence
+
+    """
+    crops = [CropCamera.look_at(camera, instance.box, predictor.size,
+                                predictor.checkpoint.margin) for instance in instances]
+    looks = [crop.turned(*look) for crop in crops for look in LOOKS]
+    seen = [instance for instance in instances for _ in LOOKS]
+    masks = np.stack([look.crop(instance.mask.view(np.uint8) * np.uint8(255))
+                      for look, instance in zip(looks, seen)])
+    rgb = None if image is None else np.stack([look.crop(image) for look in looks])
+    found = predictor.predict(rgb, masks)
+    evidence = []
+    for index, crop in enumerate(crops):
+        own = slice(index * len(LOOKS), (index + 1) * len(LOOKS))
+        pixels = np.stack([look.transfer(one, crop)
+                           for look, one in zip(looks[own], found.pixels[own])])  # (L, K, 2)
+        weight = found.confidence[own] + 1e-6
+        weight = (weight / weight.sum(0))[..., None]
+        mean = (pixels * weight).sum(0)
+        disagreement = np.sqrt((((pixels - mean) ** 2) * weight).sum((0, 2)) / 2)
+        confidence = found.confidence[own].mean(0)
+        result = solve_pnp(predictor.checkpoint.model.keypoints, mean, confidence, crop.K,
+                           crop.size)
+        evidence.append(Evidence(crop, mean, confidence, disagreement, result))
+    return evidence
 
 
 def find_models(directory, network_input='rgb_mask'):
@@ -204,27 +281,18 @@ class PoseEstimator:
     def _estimate_group(self, name, image, instances, camera):
         """Return the ObjectPoses of instances of one object, in one pass of the network."""
         predictor = self._predictors[name]
-        crops = [CropCamera.look_at(camera, instance.box, predictor.size,
-                                    predictor.checkpoint.margin) for instance in instances]
-        masks = np.stack([crop.crop(instance.mask.view(np.uint8) * np.uint8(255))
-                          for crop, instance in zip(crops, instances)])
-        rgb = None
-        if self.needs_image:
-            rgb = np.stack([crop.crop(image) for crop in crops])
-        found = predictor.predict(rgb, masks)
-        return [self._solve(name, instance, crop, found.pixels[index], found.confidence[index])
-                for index, (instance, crop) in enumerate(zip(instances, crops))]
+        evidence = gather(predictor, image if self.needs_image else None, instances, camera)
+        return [self._judge(name, instance, one) for instance, one in zip(instances, evidence)]
 
-    def _solve(self, name, instance, crop, pixels, confidence):
-        """Return the ObjectPose of one instance from its keypoints in its crop."""
+    def _judge(self, name, instance, evidence):
+        """Return the ObjectPose of one instance, with its score, in the camera's frame."""
         checkpoint = self._predictors[name].checkpoint
-        result = solve_pnp(checkpoint.model.keypoints, pixels, confidence, crop.K, crop.size)
-        keypoints = crop.to_image(pixels)
+        crop, result, confidence = evidence.crop, evidence.result, evidence.confidence
+        keypoints = crop.to_image(evidence.pixels)
         if result.pose is None:
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, result.reason)
-        features = pose_features(result, confidence, crop.size, checkpoint.model.diameter)
-        chance = score(features, checkpoint.calibration)
+        chance = score(evidence.features(checkpoint.model.diameter), checkpoint.calibration)
         # From the crop camera's frame to the real one's.
         back = Pose(crop.R_cam2crop.T, np.zeros(3))
         turn = np.kron(np.eye(2), back.R_m2c)

@@ -3,12 +3,13 @@
 import numpy as np
 
 # What is seen, in this order; all without unit.
-FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error', 'spread')
+FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error', 'spread',
+            'disagreement')
 # A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
 
 
-def pose_features(result, confidence, size, diameter):
+def pose_features(result, confidence, disagreement, size, diameter):
     """
     Return the features (F,) of a PnPResult with a pose.
 
@@ -18,6 +19,8 @@ def pose_features(result, confidence, size, diameter):
         From solve_pnp.
     confidence : array, shape (K,)
         Of all keypoints.
+    disagreement : array, shape (K,)
+        Of the views of a crop about each keypoint, pixels.
     size : float
         Side of the crop in pixels.
     diameter : float
@@ -29,7 +32,8 @@ def pose_features(result, confidence, size, diameter):
     return np.array([result.inliers.mean(), confidence.mean(),
                      np.quantile(confidence, 0.2),
                      np.log(max(result.reprojection_error / size, 1e-3)),
-                     np.log(np.clip(spread, 1e-4, 1e2))])
+                     np.log(np.clip(spread, 1e-4, 1e2)),
+                     np.log(max(np.median(disagreement) / size, 1e-4))])
 
 
 def score(features, calibration):

@@ -158,3 +158,15 @@ def test_bad_camera(changes, words):
 def test_crop_of_an_empty_box(box):
     with pytest.raises(InputError, match='box: expected x0 < x1'):
         CropCamera.look_at(CAMERAS['plane'], box, 64, 1.2)
+
+
+def test_turned_crops_show_the_same_elsewhere():
+    camera = PinholeCamera(np.array([[600.0, 0, 320], [0, 590, 240], [0, 0, 1]]), 640, 480)
+    crop = CropCamera.look_at(camera, [400, 100, 480, 200], 128, 1.4)
+    turned = crop.turned(90, 1.25)
+    pixels = np.array([[63.5, 63.5], [83.5, 63.5], [10.0, 100.0]])
+    moved = crop.transfer(pixels, turned)
+    # A camera rolled clockwise by a quarter sees what lay to the right above.
+    np.testing.assert_allclose(moved[:2], [[63.5, 63.5], [63.5, 63.5 - 25]], atol=1e-9)
+    np.testing.assert_allclose(turned.to_crop(crop.to_image(pixels)), moved, atol=1e-6)
+    np.testing.assert_allclose(turned.transfer(moved, crop), pixels, atol=1e-9)

@@ -11,6 +11,7 @@ from pose_estimator.keypoints.hourglass import (
     fold_batch_norms, HourglassConfig, StackedHourglass)
 from pose_estimator.keypoints.predictor import KeypointPredictor
 from pose_estimator.object_model import object_from_mesh
+from pose_estimator.scoring import FEATURES
 import pytest
 from safetensors.torch import save_file
 import torch
@@ -21,7 +22,8 @@ SMALL = HourglassConfig(in_channels=4, keypoints=8, input_size=64, heatmap_size=
 def checkpoint(config=SMALL, network_input='rgb_mask'):
     model, _ = object_from_mesh('builtin:cup', 'm', 'cup', keypoints=config.keypoints)
     torch.manual_seed(0)
-    calibration = {'mean': [0.0] * 5, 'scale': [1.0] * 5, 'weights': [0.0] * 5, 'bias': 0.0}
+    calibration = {'mean': [0.0] * len(FEATURES), 'scale': [1.0] * len(FEATURES),
+                   'weights': [0.0] * len(FEATURES), 'bias': 0.0}
     return Checkpoint(model, network_input, ('rgb', 'mask'), config, 1.4, 'cross_entropy',
                       calibration, StackedHourglass(config).state_dict())
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
-from pose_estimator.camera import PinholeCamera
+from pose_estimator.camera import CropCamera, PinholeCamera
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose, random_rotations
 from pose_estimator.instance import Instance, mask_box
@@ -11,7 +11,8 @@ from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.predictor import Keypoints
 from pose_estimator.object_model import object_from_mesh
-from pose_estimator.pipeline import find_models, PoseEstimator
+from pose_estimator.pipeline import find_models, LOOKS, PoseEstimator
+from pose_estimator.scoring import FEATURES
 from pose_estimator.synthetic.render import RayCaster
 import pytest
 
@@ -22,8 +23,9 @@ CAMERAS = {
     'equidistant': PinholeCamera(np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]]), 640, 480,
                                  [0.01, -0.005, 0.001, 0.0], 'equidistant')}
 # A score that is 0.88 for keypoints that agree.
-CALIBRATION = {'mean': [0.0] * 5, 'scale': [1.0] * 5, 'weights': [2.0, 0, 0, 0, 0],
-               'bias': 0.0}
+COUNT = len(FEATURES)
+CALIBRATION = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT,
+               'weights': [2.0] + [0.0] * (COUNT - 1), 'bias': 0.0}
 
 
 @pytest.fixture(scope='module')
@@ -47,14 +49,13 @@ class Oracle:
         self.box = None
 
     def predict(self, rgb, masks):
-        """Return the true keypoints in the crop of self.box."""
-        from pose_estimator.camera import CropCamera
+        """Return the true keypoints in the looks at the crop of self.box."""
         crop = CropCamera.look_at(self._camera, self.box, self.size, self.checkpoint.margin)
-        points = self._truth.transform(self.checkpoint.model.keypoints)
-        pixels = crop.to_crop(self._camera.project(points))
+        points = self._camera.project(
+            self._truth.transform(self.checkpoint.model.keypoints))
+        pixels = np.stack([crop.turned(*look).to_crop(points) for look in LOOKS])
         pixels = pixels + np.random.default_rng(0).normal(0, 1, pixels.shape) * self._noise
-        count = len(pixels)
-        return Keypoints(pixels[None], np.ones((1, count)), np.ones((1, count)))
+        return Keypoints(pixels, np.ones(pixels.shape[:2]), np.ones(pixels.shape[:2]))
 
 
 @pytest.mark.parametrize('name', CAMERAS)

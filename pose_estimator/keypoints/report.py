@@ -6,11 +6,15 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from .predictor import KeypointPredictor
+from ..camera import PinholeCamera
 from ..geometry import Pose
-from ..pnp import solve_pnp
-from ..scoring import FEATURES, fit_calibration, pose_features, RIGHT, score
+from ..instance import Instance
+from ..pipeline import gather
+from ..scoring import FEATURES, fit_calibration, RIGHT, score
 
 SAMPLES = 1024
+# The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
+FIELD = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ def evaluate_virtually(checkpoint, sampler):
     checkpoint : Checkpoint
         Its calibration is not used.
     sampler : CropSampler
-        Of held-back views.
+        Of held-back views, with crops FIELD times as large and as wide as the network's.
 
     Returns
     -------
@@ -64,24 +68,27 @@ def evaluate_virtually(checkpoint, sampler):
         masks, rgb = _bytes(batch.mask[:, 0]), None
         if batch.rgb is not None:
             rgb = _bytes(batch.rgb.permute(0, 2, 3, 1))
-        found = predictor.predict(rgb, masks)
         truth = batch.keypoints.numpy()  # (B, L, K, 2)
         for index in range(len(masks)):
-            error = np.linalg.norm(found.pixels[index] - truth[index], axis=-1)
+            K = batch.K[index].double().numpy()
+            side = masks.shape[-1]
+            half = size / checkpoint.margin / 2
+            low, high = (side - 1) / 2 - half, (side - 1) / 2 + half
+            instance = Instance(model.name, 1.0, [low, low, high, high], masks[index], 1)
+            seen, = gather(predictor, None if rgb is None else rgb[index], [instance],
+                           PinholeCamera(K, side, side))
+            offset = (side - size) / 2
+            error = np.linalg.norm(seen.pixels + offset - truth[index], axis=-1)
             best = int(error.mean(1).argmin())
             point_error.append(error[best])
-            K = batch.K[index].double().numpy()
-            result = solve_pnp(model.keypoints, found.pixels[index], found.confidence[index],
-                               K, size)
             visible.append(float(batch.visible[index]))
-            correct = False
+            correct, result = False, seen.result
             if result.pose is not None:
                 true_pose = Pose(batch.R_m2c[index].double().numpy(),
                                  batch.t_m2c[index].double().numpy())
                 add, nearest = _nearest(result.pose, true_pose, turns, model.points)
                 correct = add < RIGHT * model.diameter
-                features.append(pose_features(result, found.confidence[index], size,
-                                              model.diameter))
+                features.append(seen.features(model.diameter))
                 right.append(correct)
                 turn = Rotation.from_matrix(result.pose.R_m2c @ nearest.R_m2c.T).as_rotvec()
                 move = result.pose.t_m2c - nearest.t_m2c
@@ -93,8 +100,8 @@ def evaluate_virtually(checkpoint, sampler):
             is_right.append(correct)
             if len(pictures) < 24:
                 shown = rgb[index] if rgb is not None else masks[index][..., None].repeat(3, 2)
-                pictures.append((shown, truth[index, best], found.pixels[index],
-                                 found.confidence[index]))
+                pictures.append((shown, truth[index, best], seen.pixels + offset,
+                                 seen.confidence))
     half = len(features) // 2
     calibration, chance = {}, np.zeros(0)
     if half >= 10:

@@ -33,7 +33,7 @@ from .checkpoint import Checkpoint
 from .heatmaps import encode, LOSSES, symmetric_loss
 from .hourglass import HourglassConfig, StackedHourglass
 from .inputs import prepare_input
-from .report import evaluate_virtually, write_report
+from .report import evaluate_virtually, FIELD, write_report
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
@@ -357,20 +357,26 @@ def render_views(model, mesh, config, seed, show=True):
     return make(model, mesh, config.views, rng, progress)
 
 
+def held_back_sampler(model, mesh, config):
+    """Return the CropSampler of views and backgrounds that no training saw."""
+    crops = replace(config.crops, size=int(FIELD * config.crops.size),
+                    margin=FIELD * config.crops.margin)
+    views = render_views(model, mesh, replace(config, views=max(64, min(384, config.views))),
+                         REPORT_SEED)
+    if config.network_input == 'mask':
+        return CropSampler(views, model, 'mask', crops, seed=REPORT_SEED)
+    backgrounds = background_bank(np.random.default_rng(REPORT_SEED), 64, 192)
+    return CropSampler(views, model, config.network_input, crops, backgrounds,
+                       not mesh.has_appearance, seed=REPORT_SEED)
+
+
 def finish(model, mesh, config, network, output, path, source, facts):
     """Measure on held-back virtual data and write everything that belongs to the weights."""
-    held_back = replace(config, views=max(64, min(384, config.views)))
-    views = render_views(model, mesh, held_back, REPORT_SEED)
-    backgrounds = (background_bank(np.random.default_rng(REPORT_SEED), 64, 192)
-                   if config.network_input == 'rgb_mask' else None)
-    sampler = CropSampler(views, model, config.network_input, config.crops, backgrounds,
-                          config.network_input == 'rgb_mask' and not mesh.has_appearance,
-                          'cpu', REPORT_SEED)
     weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()
                if not name.endswith('num_batches_tracked')}
     draft = Checkpoint(model, config.network_input, CHANNELS[config.network_input],
                        config.network, config.crops.margin, config.loss, {}, weights)
-    findings = evaluate_virtually(draft, sampler)
+    findings = evaluate_virtually(draft, held_back_sampler(model, mesh, config))
     about = {
         'command': 'python -m pose_estimator ' + shlex.join(sys.argv[1:]),
         'date': datetime.date.today().isoformat(), 'torch': torch.__version__,
@@ -379,8 +385,7 @@ def finish(model, mesh, config, network, output, path, source, facts):
         'loss_at_end': round(facts['history'][-1][1], 4) if facts['history'] else None,
         'channels': list(CHANNELS[config.network_input]),
         'crops': asdict(config.crops), 'virtual_scores': findings.scores}
-    Checkpoint(model, config.network_input, CHANNELS[config.network_input], config.network,
-               config.crops.margin, config.loss, findings.calibration, weights, about).save(path)
+    replace(draft, calibration=findings.calibration, training=about).save(path)
     if source:
         (output / f'{model.name}.yaml').write_text(
             '# Written by train; weights beside it. Train again with this file as OBJECT.yaml.\n'
