@@ -1,7 +1,5 @@
 """Node that plays a data set of the BOP benchmark as if it were a camera."""
 
-import sys
-
 from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
 from .conversions import pose_message
@@ -72,8 +70,8 @@ def parse_truth_id(text):
 
 def main():
     """Run the node."""
-    return run(DatasetCamera)
+    run(DatasetCamera)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

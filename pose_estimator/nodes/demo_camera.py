@@ -1,7 +1,5 @@
 """Node that plays the demo's scene as if it were a camera, and tells the truth beside it."""
 
-import sys
-
 from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
 from .conversions import pose_message
@@ -54,8 +52,8 @@ def truth_message(frame, header):
 
 def main():
     """Run the node."""
-    return run(DemoCamera)
+    run(DemoCamera)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -1,7 +1,5 @@
 """Both nodes in one process."""
 
-import sys
-
 from .pose_node import PoseNode
 from .process import run
 from .segmentation_node import SegmentationNode
@@ -9,8 +7,8 @@ from .segmentation_node import SegmentationNode
 
 def main():
     """Run the segmentation node and the pose node."""
-    return run(SegmentationNode, PoseNode)
+    run(SegmentationNode, PoseNode)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

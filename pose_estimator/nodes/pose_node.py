@@ -1,7 +1,5 @@
 """Node that finds poses: instance masks, detections and camera info in, object poses out."""
 
-import sys
-
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
@@ -156,8 +154,8 @@ def make_estimator(parameters):
 
 def main():
     """Run the node."""
-    return run(PoseNode)
+    run(PoseNode)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()

@@ -1,6 +1,7 @@
 """What the nodes share: their process, the thread they work in, their warnings, their QoS."""
 
 from collections import Counter
+import os
 import re
 import sys
 import threading
@@ -22,20 +23,27 @@ DROPS_SECONDS = 30.0
 
 def run(*make_nodes):
     """
-    Run nodes in this process until a signal, or until one whose work ends is done.
+    Run nodes in this process until a signal, or until one whose work ends is done; exit.
+
+    The exit code is 2 after input that cannot be used, such as a wrong parameter.
 
     Parameters
     ----------
     *make_nodes : callables without arguments
         Make the nodes. A node with an attribute `done`, a future, ends the process with it.
 
-    Returns
-    -------
-    code : int
-        Exit code: 2 after input that cannot be used, such as a wrong parameter.
-
     """
-    nodes = []
+    code = _spin(make_nodes)
+    # Not through the interpreter's end: the threads of torch and of DDS, which are destroyed
+    # there side by side, at times take seconds for it or hang.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _spin(make_nodes):
+    """Run nodes; return the exit code."""
+    executor, nodes = None, []
     try:
         _init()
         executor = SingleThreadedExecutor()
@@ -55,7 +63,10 @@ def run(*make_nodes):
     finally:
         for node in nodes:
             node.destroy_node()
+        if executor is not None:
+            executor.shutdown()
         rclpy.try_shutdown()
+        rclpy.get_default_context().destroy()  # other nodes see at once that this one is gone
     return 0
 
 

@@ -1,7 +1,5 @@
 """Node that finds objects in images: image in, instance masks and detections out."""
 
-import sys
-
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
@@ -77,8 +75,8 @@ class SegmentationNode(Node):
 
 def main():
     """Run the node."""
-    return run(SegmentationNode)
+    run(SegmentationNode)
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    main()
