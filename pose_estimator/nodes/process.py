@@ -60,6 +60,10 @@ def _spin(make_nodes):
     except InputError as error:
         print('error:', ' '.join(str(error).split()), file=sys.stderr)
         return 2
+    except Exception:
+        if executor is None or rclpy.ok():
+            raise
+        # A signal came while a node was being made, which rclpy then cannot finish.
     finally:
         for node in nodes:
             node.destroy_node()
