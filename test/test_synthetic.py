@@ -15,7 +15,7 @@ from pose_estimator.synthetic.views import (
 import pytest
 import torch
 
-CLEAN = CropConfig(size=128, occluded=0, truncated=0, mask_erosion=0, mask_wobble=0,
+CLEAN = CropConfig(size=128, occluded=0, truncated=0, mask_outline=0, mask_wobble=0,
                    mask_part_lost=0, mask_bleeding=0, mask_dropped=0, resolution_loss=0, noise=0)
 AXIS = {'continuous': [{'axis': [0, 0, 1], 'offset': [0, 0, 0]}]}
 
@@ -75,7 +75,7 @@ def test_mask_is_the_silhouette_at_the_pose(cup, cup_views, backgrounds, network
 
 
 def test_occlusion_truncation_and_faults_take_from_the_mask(cup, cup_views, backgrounds):
-    harsh = replace(CLEAN, occluded=1, truncated=0.5, mask_erosion=0.3, mask_wobble=0.2)
+    harsh = replace(CLEAN, occluded=1, truncated=0.5, mask_outline=0.3, mask_wobble=0.2)
     clean = CropSampler(cup_views, cup[0], 'rgb_mask', CLEAN, backgrounds).batch(64)
     faulty = CropSampler(cup_views, cup[0], 'rgb_mask', harsh, backgrounds).batch(64)
     assert clean.visible.min() == 1

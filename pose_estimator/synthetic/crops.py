@@ -28,8 +28,8 @@ class CropConfig:
     """
     How crops are made; probabilities are per crop, lengths relative to the box or the crop.
 
-    The faults of masks follow what a real Mask R-CNN was seen to do: masks too small rather
-    than too large, with a wobbling outline, that lose parts of an object.
+    The faults of masks follow what a real Mask R-CNN was seen to do: an outline that wobbles
+    and lies too far in or out, parts of an object lost, its surroundings taken for it.
     """
 
     size: int = 128
@@ -39,7 +39,7 @@ class CropConfig:
     occluded: float = 0.6
     truncated: float = 0.1
     min_visible: float = 0.25
-    mask_erosion: float = 0.3
+    mask_outline: float = 0.3
     mask_wobble: float = 0.2
     mask_part_lost: float = 0.15
     mask_bleeding: float = 0.1
@@ -232,7 +232,8 @@ class CropSampler:
         whole = functional.interpolate(visible, size=(cells, cells), mode='area')
         # A blurred mask is a distance to its outline; moving the threshold moves that.
         soft = _blur(whole, 1.5)
-        shrink = self._uniform(-0.25, 1, count, 1, 1, 1) * config.mask_erosion
+        # As often outwards as inwards: else the network learns to see things too large.
+        shrink = self._uniform(-1, 1, count, 1, 1, 1) * config.mask_outline
         wobble = self._blobs(count, 9, cells) * self._uniform(0, 1, count, 1, 1, 1)
         mask = soft - shrink + wobble * config.mask_wobble * 4 * soft * (1 - soft)
         lost = self._blobs(count, 4, cells) - self._uniform(0, 1.2, count, 1, 1, 1)
