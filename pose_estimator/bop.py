@@ -226,7 +226,7 @@ class BopDataset:
 
     def symmetries(self, object_id):
         """Return the Symmetries of an object."""
-        return Symmetries.from_dict(bop_symmetries(self._models_info(), object_id), MM,
+        return Symmetries.from_dict(bop_symmetries(self._models_info(), object_id, 'm'), 1.0,
                                     f'models_info.json, object {object_id}')
 
     def _models_info(self):

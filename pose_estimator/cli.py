@@ -34,6 +34,9 @@ def main(argv=None):
     try:
         return implementation.run(args)
     except InputError as error:
+        print('error:', ' '.join(str(error).split()), file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written
         print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:

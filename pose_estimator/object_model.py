@@ -272,7 +272,7 @@ def object_from_mesh(mesh, unit, name=None, bop_id=None, keypoints=DEFAULT_KEYPO
                          f'expected {low} to {high} m; name the right unit '
                          f'({", ".join(UNITS)})')
     if symmetries is None:
-        symmetries = bop_symmetries(Path(str(mesh)).parent / 'models_info.json', bop_id)
+        symmetries = bop_symmetries(Path(str(mesh)).parent / 'models_info.json', bop_id, unit)
     samples = sample_surface(surface, 4096)
     if isinstance(keypoints, dict):
         names = tuple(str(key) for key in keypoints)
@@ -298,17 +298,44 @@ def object_from_mesh(mesh, unit, name=None, bop_id=None, keypoints=DEFAULT_KEYPO
     return model, surface
 
 
-def bop_symmetries(path, bop_id):
-    """Return the symmetries of one object of BOP's models_info.json, {} without one."""
+def bop_symmetries(path, bop_id, unit):
+    """
+    Return the symmetries of one object of BOP's models_info.json.
+
+    Parameters
+    ----------
+    path : path
+        The file, whose lengths are millimetres.
+    bop_id : int or None
+        Number of the object.
+    unit : str
+        What the lengths are to be in, a key of UNITS.
+
+    Returns
+    -------
+    symmetries : dict
+        For Symmetries.from_dict; {} without the file or the object.
+
+    """
     path = Path(path)
     if bop_id is None or not path.exists():
         return {}
+    scale = UNITS['mm'] / UNITS[unit]
     try:
-        entry = json.loads(path.read_text()).get(str(bop_id), {})
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f'{path}: expected models_info.json of BOP, got {error}') from error
-    return {'discrete': entry.get('symmetries_discrete', []),
-            'continuous': entry.get('symmetries_continuous', [])}
+        entry = json.loads(path.read_text()).get(str(bop_id))
+        if entry is None:
+            return {}
+        discrete = []
+        for flat in entry.get('symmetries_discrete', []):
+            matrix = np.array(flat, float).reshape(4, 4)
+            matrix[:3, 3] *= scale
+            discrete.append(matrix.ravel().tolist())
+        continuous = [{'axis': one['axis'],
+                       'offset': (np.array(one['offset'], float) * scale).tolist()}
+                      for one in entry.get('symmetries_continuous', [])]
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f'{path}: expected models_info.json of BOP, got {error!r}') from error
+    return {'discrete': discrete, 'continuous': continuous}
 
 
 def _read_mesh(source, scale):

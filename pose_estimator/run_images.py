@@ -85,6 +85,8 @@ class Video:
     def __init__(self, path):
         self.paths = [Path(path)]
         capture = cv2.VideoCapture(str(path))
+        # The calibration holds for the pixels as they were taken.
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         if not capture.isOpened():
             raise InputError(f'{path}: expected a video, got a file that OpenCV cannot open')
         self.rate = capture.get(cv2.CAP_PROP_FPS) or 25.0

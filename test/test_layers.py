@@ -34,6 +34,7 @@ LAYERS = {
     'synthetic': 1,
     'true_masks': 1,
     # L2 learning: torch, torchvision
+    'devices': 2,
     'keypoints': 2,
     'segmentation': 2,
     'synthetic.crops': 2,

@@ -4,10 +4,9 @@ import json
 
 from mesh_example import box, coloured_box, SIZE_MM, texture, write_textured
 import numpy as np
-from pose_estimator import object_model
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose
-from pose_estimator.mesh import load_mesh
+from pose_estimator.mesh import load_mesh, make_mesh
 from pose_estimator.object_model import load_object, object_from_mesh, ObjectModel
 from pose_estimator.object_model import Symmetries
 from pose_estimator.synthetic.render import RayCaster
@@ -137,7 +136,7 @@ def test_normals_point_outwards_and_keep_edges(ply):
 
 def test_normals_of_a_ball_are_smooth():
     ball = trimesh.creation.icosphere(3)
-    mesh = object_model.make_mesh(ball.vertices, ball.faces)
+    mesh = make_mesh(ball.vertices, ball.faces)
     np.testing.assert_allclose(mesh.normals, mesh.vertices[mesh.faces], atol=0.05)
 
 

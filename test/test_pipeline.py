@@ -55,7 +55,7 @@ class Oracle:
             self._truth.transform(self.checkpoint.model.keypoints))
         pixels = np.stack([crop.turned(*look).to_crop(points) for look in LOOKS])
         pixels = pixels + np.random.default_rng(0).normal(0, 1, pixels.shape) * self._noise
-        return Keypoints(pixels, np.ones(pixels.shape[:2]), np.ones(pixels.shape[:2]))
+        return Keypoints(pixels, np.ones(pixels.shape[:2]))
 
 
 @pytest.mark.parametrize('name', CAMERAS)

@@ -13,7 +13,7 @@ import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
 # By chance: next to nothing. These say that the road works, not that it is good; see
-# docs/performance.md for what is reached.
+# README.md for what is reached.
 LEAST_ADD_SHARE = 0.10
 MOST_MEDIAN_DEGREES = 45.0
 MOST_MEDIAN_METRES = 0.10

@@ -103,11 +103,27 @@ def test_poses_that_look_alike_get_one_label():
 
 def test_labelings_of_the_book_are_its_boxes_four(pytestconfig):
     model, _ = load_object(pytestconfig.rootpath / 'config/objects/book.yaml')
-    assert labelings(model.keypoints, model.symmetries).shape == (1, 32, 3)
-    points = labelings(model.keypoints, model.shape_symmetries)
+    pose = Pose(random_rotations(np.random.default_rng(0), 1)[0], [0.1, 0, 0.8])
+    assert labelings(pose, model.keypoints, model.symmetries).shape == (1, 32, 3)
+    points = labelings(pose, model.keypoints, model.shape_symmetries)
     assert points.shape == (4, 32, 3)
     low, high = model.bounds
     assert (points >= low - 1e-9).all() and (points <= high + 1e-9).all()
+
+
+def test_round_objects_that_may_be_turned_over_have_the_same_labels_for_all_alike():
+    over = np.diag([1.0, -1, -1, 1]).ravel().tolist()
+    symmetries = Symmetries.from_dict({**AXIS, 'discrete': [over]})
+    keypoints = np.random.default_rng(1).normal(0, 0.05, (8, 3))
+    pose = Pose(random_rotations(np.random.default_rng(0), 1)[0], [0.1, 0, 0.8])
+
+    def choices(seen):
+        seen = canonical_pose(seen, symmetries)
+        return seen.transform(labelings(seen, keypoints, symmetries))  # (2, 8, 3)
+
+    turned = pose.compose(symmetries.discrete[0]).compose(
+        Pose.from_rotvec([0, 0, 2.0], np.zeros(3)))
+    np.testing.assert_allclose(choices(turned)[::-1], choices(pose), atol=1e-9)
 
 
 def test_silhouettes_agree_with_ray_casting(cup):

@@ -116,6 +116,12 @@ def test_symmetries_and_number_come_from_bop_files(tmp_path):
     named, _, source = target('--mesh', tmp_path / 'box.stl', '--unit', 'mm', '--bop-id', 7,
                               '--symmetries', info)
     assert named.bop_id == 7 and named.symmetries.continuous and not named.symmetries.discrete
+    metres, _, _ = target('--mesh', tmp_path / 'box.stl', '--unit', 'cm', '--bop-id', 3,
+                          '--symmetries', info)
+    assert metres.symmetries.discrete[0].t_m2c[2] == pytest.approx(0.02)  # BOP's are in mm
+    with pytest.raises(InputError, match='--symmetries: expected object 8'):
+        target('--mesh', tmp_path / 'box.stl', '--unit', 'mm', '--bop-id', 8,
+               '--symmetries', info)
     # The YAML that is written beside the weights says the same.
     (tmp_path / 'again.yaml').write_text(yaml.safe_dump(source))
     again, _, _ = target(tmp_path / 'again.yaml')
@@ -131,7 +137,12 @@ def test_symmetries_and_number_come_from_bop_files(tmp_path):
     (['--mesh', 'x.ply', '--unit', 'mm'], 'expected a mesh file, got no such file'),
     (['--mesh', 'x.ply', '--unit', 'feet'], 'unit: expected one of m, cm, mm, in'),
     (['config/objects/cup.yaml', '--minutes', '-1'], 'minutes, samples: expected one of them'),
+    (['config/objects/cup.yaml', '--minutes', '0'], 'minutes, samples: expected one of them'),
+    (['config/objects/cup.yaml', '--views', '0'], 'views: expected at least 1'),
+    (['config/objects/cup.yaml', '--device', 'nowhere'], 'device: expected cpu or a GPU'),
+    (['config/objects/cup.yaml', '--output', 'README.md/models'], 'README.md'),
     (['config/objects/cup.yaml', '--network', 'widht=3'], 'unknown key'),
+    (['config/objects/cup.yaml', '--network', 'keypoints=8'], '--network: expected KEY=N'),
     (['config/objects/cup.yaml', '--unit', 'mm'], 'name the right unit'),
     (['config/objects/cup.yaml', '--symmetries', 'none.json'], 'got no such file')])
 def test_bad_arguments_end_with_one_line_and_code_2(args, words):

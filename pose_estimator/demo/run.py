@@ -63,6 +63,8 @@ def run(args):
     except ImportError as error:
         raise InputError(f'ROS 2: expected it in this Python environment, got {error}; see '
                          'docs/installation.md') from error
+    if args.seed < 0:
+        raise InputError(f'--seed: expected 0 or more, got {args.seed}')
     domain = free_domain()
     os.environ.update(domain_variables(domain))
     # A plain kill, too, has to end the nodes.

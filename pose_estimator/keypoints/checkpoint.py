@@ -9,12 +9,14 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
 import torch
 
+from .heatmaps import LOSSES
 from .hourglass import HourglassConfig, StackedHourglass
 from ..errors import InputError
 from ..object_model import ObjectModel
 from ..scoring import FEATURES
 
 FORMAT = 'pose_estimator.keypoints.1'
+INPUTS = ('mask', 'rgb_mask')
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,19 +101,21 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f'{path}: expected a keypoint model (safetensors), got a damaged '
                              f'or foreign file: {error}') from error
-        if about.get('format') != FORMAT:
-            raise InputError(f'{path}: expected a keypoint model of format {FORMAT}, got '
-                             f'{about.get("format", "none")}')
+        if not isinstance(about, dict) or about.get('format') != FORMAT:
+            got = about.get('format', 'none') if isinstance(about, dict) else 'none'
+            raise InputError(f'{path}: expected a keypoint model of format {FORMAT}, got {got}')
         try:
             checkpoint = cls(ObjectModel.from_dict(about['object']), about['network_input'],
                              tuple(about['channels']), HourglassConfig(**about['config']),
                              float(about['margin']), about['loss'], about['calibration'],
                              weights, about['training'])
+            if checkpoint.loss not in LOSSES or checkpoint.network_input not in INPUTS:
+                raise ValueError(f'loss {checkpoint.loss!r}, input {checkpoint.network_input!r}')
             if len(checkpoint.calibration['weights']) != len(FEATURES):
                 raise ValueError(f'the score of another version, of other than {FEATURES}')
             with torch.device('meta'):
                 expected = StackedHourglass(checkpoint.config).state_dict()
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f'{path}: damaged description of the model: {error!r}') from error
         for name, tensor in expected.items():
             if name.endswith('num_batches_tracked'):  # counts nothing that inference needs

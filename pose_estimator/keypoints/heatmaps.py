@@ -87,8 +87,6 @@ def decode(heatmaps, input_size):
         x, y in crop pixels.
     confidence : tensor, shape (B, K)
         Share of belief around the maximum.
-    variance : tensor, shape (B, K)
-        Mean of the variances along x and y of the belief around the maximum, pixels^2.
 
     """
     batch, count, size, _ = heatmaps.shape
@@ -102,12 +100,8 @@ def decode(heatmaps, input_size):
     window = window.reshape(batch, count, 2 * REACH + 1, 2 * REACH + 1)
     mass = window.sum((2, 3))
     weight = window / mass.clamp(min=1e-9)[..., None, None]
-    along_x, along_y = weight.sum(2), weight.sum(3)
-    x, y = (along_x * columns).sum(2), (along_y * rows).sum(2)
-    variance = ((along_x * (columns - x[..., None]) ** 2).sum(2)
-                + (along_y * (rows - y[..., None]) ** 2).sum(2)) / 2
-    keypoints = cells_to_pixels(torch.stack([x, y], -1), size, input_size)
-    return keypoints, mass, variance * (input_size / size) ** 2
+    x, y = (weight.sum(2) * columns).sum(2), (weight.sum(3) * rows).sum(2)
+    return cells_to_pixels(torch.stack([x, y], -1), size, input_size), mass
 
 
 def cross_entropy(logits, targets):

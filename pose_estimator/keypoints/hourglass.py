@@ -1,6 +1,6 @@
 """Stacked hourglass network (Newell et al. 2016, as in Pujolle & Hayashi 2020)."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -65,10 +65,6 @@ class HourglassConfig:
         if unknown:
             raise InputError(f'network configuration: unknown key {sorted(unknown)}')
         return cls(**values)
-
-    def to_dict(self):
-        """Return what from_dict reads."""
-        return asdict(self)
 
 
 class Residual(nn.Module):

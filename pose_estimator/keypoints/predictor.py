@@ -8,6 +8,7 @@ import torch
 from .heatmaps import ACTIVATIONS, decode
 from .hourglass import fold_batch_norms
 from .inputs import prepare_input
+from ..devices import torch_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +22,11 @@ class Keypoints:
         x, y in crop pixels.
     confidence : array, shape (N, K)
         0..1, the share of belief around the maximum.
-    sigma : array, shape (N, K)
-        Spread of that belief along one axis, in crop pixels.
 
     """
 
     pixels: np.ndarray
     confidence: np.ndarray
-    sigma: np.ndarray
 
 
 class KeypointPredictor:
@@ -45,7 +43,7 @@ class KeypointPredictor:
 
     def __init__(self, checkpoint, device='cpu'):
         self.checkpoint = checkpoint
-        self.device = torch.device(device)
+        self.device = torch_device(device)
         network = fold_batch_norms(checkpoint.network())
         self._network = network.to(self.device, memory_format=torch.channels_last)
         self._activation = ACTIVATIONS[checkpoint.loss]
@@ -80,6 +78,5 @@ class KeypointPredictor:
             color = color.permute(0, 3, 1, 2) / 255
         image = prepare_input(color, mask).contiguous(memory_format=torch.channels_last)
         heatmaps = self._activation(self._network(image)[-1].float())
-        pixels, confidence, variance = decode(heatmaps, self.size)
-        return Keypoints(pixels.double().cpu().numpy(), confidence.double().cpu().numpy(),
-                         variance.clamp(min=0).sqrt().double().cpu().numpy())
+        pixels, confidence = decode(heatmaps, self.size)
+        return Keypoints(pixels.double().cpu().numpy(), confidence.double().cpu().numpy())

@@ -74,7 +74,8 @@ def evaluate_virtually(checkpoint, sampler):
             side = masks.shape[-1]
             half = size / checkpoint.margin / 2
             low, high = (side - 1) / 2 - half, (side - 1) / 2 + half
-            instance = Instance(model.name, 1.0, [low, low, high, high], masks[index], 1)
+            instance = Instance(model.name, 1.0, np.array([low, low, high, high]), masks[index],
+                                1)
             seen, = gather(predictor, None if rgb is None else rgb[index], [instance],
                            PinholeCamera(K, side, side))
             offset = (side - size) / 2

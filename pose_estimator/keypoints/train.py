@@ -34,6 +34,7 @@ from .heatmaps import encode, LOSSES, symmetric_loss
 from .hourglass import HourglassConfig, StackedHourglass
 from .inputs import prepare_input
 from .report import evaluate_virtually, FIELD, write_report
+from ..devices import torch_device
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
@@ -95,6 +96,8 @@ class TrainConfig:
         if self.minutes < 0 or self.samples < 0 or not self.minutes + self.samples > 0:
             raise InputError('minutes, samples: expected one of them above 0, got '
                              f'{self.minutes} and {self.samples}')
+        if self.views < 1:
+            raise InputError(f'views: expected at least 1, got {self.views}')
         if self.network.input_size != self.crops.size:
             raise InputError(f'input_size of the network and size of the crops: expected the '
                              f'same, got {self.network.input_size} and {self.crops.size}')
@@ -136,16 +139,19 @@ def run(args):
     shape = {}
     for pair in args.network:
         key, _, value = pair.partition('=')
-        if not value.isdigit():
-            raise InputError(f'--network: expected KEY=N, got {pair!r}')
+        if not value.isdigit() or key in ('in_channels', 'keypoints'):
+            raise InputError(f'--network: expected KEY=N with a key that --help lists, got '
+                             f'{pair!r}')
         shape[key] = int(value)
     channels = sum({'rgb': 3, 'mask': 1}[name] for name in CHANNELS[args.input])
     network = HourglassConfig.from_dict({**shape, 'in_channels': channels,
                                          'keypoints': len(model.keypoints)})
+    minutes = args.minutes
+    if minutes is None:
+        minutes = DEFAULT_MINUTES if args.samples is None else 0
     config = TrainConfig(
-        args.input, minutes=args.minutes or (0 if args.samples else DEFAULT_MINUTES),
-        samples=args.samples or 0, views=args.views, loss=args.loss,
-        start=args.start or '', network=network,
+        args.input, minutes=minutes, samples=args.samples or 0, views=args.views,
+        loss=args.loss, start=args.start or '', network=network,
         crops=CropConfig(size=network.input_size))
     train(model, mesh, config, Path(args.output), args.device, source)
     return 0
@@ -176,7 +182,8 @@ def load_target(args):
         path = args.mesh
         model, mesh = object_from_mesh(path, **given)
         source = {'unit': args.unit, 'bop_id': model.bop_id, 'keypoints': DEFAULT_KEYPOINTS}
-        found = bop_symmetries(Path(path).parent / 'models_info.json', model.bop_id)
+        found = bop_symmetries(Path(path).parent / 'models_info.json', model.bop_id,
+                               args.unit)
         if found:
             source['symmetries'] = found
     if args.symmetries:
@@ -185,7 +192,10 @@ def load_target(args):
                              f'{args.symmetries}')
         if model.bop_id is None:
             raise InputError('--symmetries: expected --bop-id N with it, got none')
-        source['symmetries'] = bop_symmetries(args.symmetries, model.bop_id)
+        source['symmetries'] = bop_symmetries(args.symmetries, model.bop_id, source['unit'])
+        if not source['symmetries']:
+            raise InputError(f'--symmetries: expected object {model.bop_id} in '
+                             f'{args.symmetries}, got none of that number')
         model, mesh = object_from_mesh(
             path, **{key: value for key, value in source.items() if key != 'mesh'},
             **({} if 'name' in source else {'name': model.name}))
@@ -234,10 +244,11 @@ def train(model, mesh, config, output, device='auto', source=None):
 
     """
     started = time.monotonic()
-    rank, world = _join_processes()
     if device == 'auto':
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
-    on_cpu = torch.device(device).type == 'cpu'
+    on_cpu = torch_device(device).type == 'cpu'
+    rank, world = _join_processes(on_cpu)
+    output.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) // world
     workers = 0 if not on_cpu else max(1, min(cores // 2, 8))
     if on_cpu:
@@ -434,11 +445,11 @@ def _follow(average, network, decay):
     torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
-def _join_processes():
+def _join_processes(on_cpu):
     """Return rank and number of processes, as torchrun says."""
     world = int(os.environ.get('WORLD_SIZE', 1))
     if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+        distributed.init_process_group('gloo' if on_cpu else 'nccl')
     return int(os.environ.get('RANK', 0)), world
 
 

@@ -187,10 +187,11 @@ class Worker:
                 self._tell_drops()
             except InputError as error:
                 self._warnings.warn(str(error))
-            except Exception:
+            except Exception as error:
                 if not self._node.context.ok():
                     return  # shut down while it worked: there is nobody to publish to
-                self._node.get_logger().error(traceback.format_exc())
+                self._warnings.once(traceback.format_exc())
+                self._warnings.warn(f'image left out: {error!r}')
 
     def _tell_drops(self):
         dropped = self._matcher.dropped

@@ -19,6 +19,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .backbone import EfficientNetLite0, IMAGE_MEAN, IMAGE_STD
+from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
 
@@ -225,12 +226,8 @@ class MaskRCNNSegmenter:
         self.labels = tuple(dict.fromkeys(self._class_map.values()))
         self.ignored = Counter()
         self._sides = short_side, long_side
-        try:
-            self._device = torch.device(device)
-            self._network = network.to(self._device).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f'device: expected cpu or a GPU that is there, got {device!r} '
-                             f'({str(error).splitlines()[0]})') from error
+        self._device = torch_device(device)
+        self._network = network.to(self._device).eval()
         self._min_score = min_score
         self._network.roi_heads.score_thresh = min_score
 

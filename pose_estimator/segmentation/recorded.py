@@ -57,6 +57,15 @@ class RecordedSegmenter:
             if missing:
                 raise InputError(f'{path}: detection {number}: expected the key '
                                  f'{missing[0]!r}')
+            try:
+                numbers = [*map(float, entry['bbox']), float(entry['score'])]
+                sound = len(numbers) == 5 and bool(np.isfinite(numbers).all())
+                hash((entry['scene_id'], entry['image_id'], entry['category_id']))
+            except (TypeError, ValueError):
+                sound = False
+            if not sound:
+                raise InputError(f'{path}: detection {number}: expected numbers for ids and '
+                                 f'score, and a bbox of four')
             self._entries[entry['scene_id'], entry['image_id']].append(entry)
 
     def instances(self, scene_id, image_id, height, width):

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from .mask_rcnn import build_network, MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint
+from ..devices import torch_device
 from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
@@ -66,6 +67,7 @@ def run(args):
             raise InputError(f'{path}: expected different names, got {model.name!r} twice')
         meshes[model.name] = mesh
     args.output.parent.mkdir(parents=True, exist_ok=True)
+    torch_device(args.device)
     trainer = Trainer(meshes, args.output, args.device, args.seed)
     try:
         trainer.train(60 * args.minutes)

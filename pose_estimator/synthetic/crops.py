@@ -122,7 +122,8 @@ class CropSampler:
         self._translation = self._tensor(np.stack([pose.t_m2c for pose in poses]))
         self._focal = self._tensor(bank.focal)
         self._pixels = torch.from_numpy(bank.pixels).to(self.device)
-        self._keypoints = self._tensor(labelings(model.keypoints, symmetries))  # (L, K, 3)
+        self._keypoints = self._tensor(np.stack(
+            [labelings(pose, model.keypoints, symmetries) for pose in poses]))  # (V, L, K, 3)
         self._backgrounds: Any = None
         if network_input == 'rgb_mask':
             self._backgrounds = torch.from_numpy(
@@ -187,7 +188,7 @@ class CropSampler:
         turn = tilt @ roll
         rotation = turn @ self._rotation[view]
         translation = (turn @ self._translation[view][..., None])[..., 0]
-        points = torch.einsum('bij,lkj->blki', rotation, self._keypoints)  # (B, L, K, 3)
+        points = torch.einsum('bij,blkj->blki', rotation, self._keypoints[view])
         points = (points + translation[:, None, None]) @ crop_K[:, None].mT
         keypoints = points[..., :2] / points[..., 2:]
         return CropBatch(rgb, mask, keypoints, crop_K, rotation, translation, share)

@@ -37,12 +37,14 @@ def canonical_pose(pose, symmetries):
     return pose
 
 
-def labelings(keypoints, symmetries):
+def labelings(pose, keypoints, symmetries):
     """
     Return where the keypoints may as well lie: under each discrete symmetry.
 
     Parameters
     ----------
+    pose : Pose
+        As canonical_pose gives it.
     keypoints : array, shape (K, 3)
         Model frame, metres.
     symmetries : Symmetries
@@ -51,7 +53,9 @@ def labelings(keypoints, symmetries):
     Returns
     -------
     keypoints : array, shape (L, K, 3)
-        The first are the keypoints themselves.
+        Model frame of the pose; the first are the keypoints themselves.
 
     """
-    return np.stack([keypoints] + [pose.transform(keypoints) for pose in symmetries.discrete])
+    choices = [pose.inverse().compose(canonical_pose(pose.compose(one), symmetries))
+               for one in symmetries.discrete]
+    return np.stack([keypoints] + [choice.transform(keypoints) for choice in choices])

@@ -1,0 +1,17 @@
+"""Devices of torch by name."""
+
+import torch
+
+from .errors import InputError
+
+
+def torch_device(name):
+    """Return the torch.device of a name such as 'cuda:1'; refuse one that is not there."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split('\n')[0]
+        raise InputError(f'device: expected cpu or a GPU that is there, got {name!r}: '
+                         f'{reason}') from error
+    return device
