@@ -12,7 +12,7 @@ from ..geometry import Pose, random_rotations
 VIEW_SIZE = 128
 FILL = 0.9
 # Distance over diameter; the nearer, the stronger the perspective.
-DISTANCE = (2.5, 14.0)
+DISTANCE = (1.5, 12.0)
 
 
 @dataclass(frozen=True, eq=False)
