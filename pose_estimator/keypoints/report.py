@@ -1,6 +1,6 @@
 """What a trained network is worth on held-back virtual data: figures, pictures, card."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -12,7 +12,7 @@ from ..instance import Instance
 from ..pipeline import gather
 from ..scoring import FEATURES, fit_calibration, RIGHT, score
 
-SAMPLES = 1024
+SAMPLES, BIAS_SAMPLES = 1024, 256
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
 FIELD = 1.5
 
@@ -58,28 +58,16 @@ def evaluate_virtually(checkpoint, sampler):
     Findings
 
     """
-    predictor = KeypointPredictor(checkpoint)
-    model, size = checkpoint.model, checkpoint.config.input_size
+    bias = size_bias(KeypointPredictor(replace(checkpoint, calibration={})), sampler)
+    predictor = KeypointPredictor(replace(checkpoint, calibration={'size_bias': bias}))
+    model = checkpoint.model
     turns = model.symmetries_for(checkpoint.network_input).transforms(36)
     point_error, features, right, shift, angle, nees = [], [], [], [], [], []
     visible, is_right, pictures = [], [], []
     for _ in range(SAMPLES // 16):
         batch = sampler.batch(16)
-        masks, rgb = _bytes(batch.mask[:, 0]), None
-        if batch.rgb is not None:
-            rgb = _bytes(batch.rgb.permute(0, 2, 3, 1))
-        truth = batch.keypoints.numpy()  # (B, L, K, 2)
-        for index in range(len(masks)):
-            K = batch.K[index].double().numpy()
-            side = masks.shape[-1]
-            half = size / checkpoint.margin / 2
-            low, high = (side - 1) / 2 - half, (side - 1) / 2 + half
-            instance = Instance(model.name, 1.0, np.array([low, low, high, high]), masks[index],
-                                1)
-            seen, = gather(predictor, None if rgb is None else rgb[index], [instance],
-                           PinholeCamera(K, side, side))
-            offset = (side - size) / 2
-            error = np.linalg.norm(seen.pixels + offset - truth[index], axis=-1)
+        for index, (seen, truth, shown) in enumerate(_look(predictor, batch)):
+            error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
             best = int(error.mean(1).argmin())
             point_error.append(error[best])
             visible.append(float(batch.visible[index]))
@@ -100,9 +88,7 @@ def evaluate_virtually(checkpoint, sampler):
                     nees.append(error6 @ np.linalg.pinv(result.covariance) @ error6)
             is_right.append(correct)
             if len(pictures) < 24:
-                shown = rgb[index] if rgb is not None else masks[index][..., None].repeat(3, 2)
-                pictures.append((shown, truth[index, best], seen.pixels + offset,
-                                 seen.confidence))
+                pictures.append((shown, truth[best], seen.pixels, seen.confidence))
     half = len(features) // 2
     calibration, chance = {}, np.zeros(0)
     if half >= 10:
@@ -120,7 +106,48 @@ def evaluate_virtually(checkpoint, sampler):
         'translation_of_diameter': float(np.median(shift)) if shift else None,
         'no_pose': 100 * (1 - len(features) / len(is_right)),
         'calibration_error': float(gap)}
+    calibration['size_bias'] = bias
     return Findings(scores, calibration, np.array(visible), np.array(is_right), pictures)
+
+
+def size_bias(predictor, sampler):
+    """Return by what share keypoints come out too far apart (below 0: too near), the median."""
+    shares = []
+    for _ in range(BIAS_SAMPLES // 16):
+        for seen, truth, _ in _look(predictor, sampler.batch(16)):
+            best = truth[int(np.linalg.norm(seen.pixels - truth, axis=-1).mean(1).argmin())]
+            spread = best - best.mean(0)
+            shares.append(((seen.pixels - best) * spread).sum() / (spread ** 2).sum())
+    return float(np.clip(np.median(shares), -0.1, 0.1))
+
+
+def _look(predictor, batch):
+    """
+    Yield what the pipeline sees in each picture of a batch.
+
+    Yields
+    ------
+    seen : Evidence
+    truth : array, shape (L, K, 2)
+        True keypoints in the crop.
+    shown : array of uint8, shape (size, size, 3)
+        The crop.
+
+    """
+    masks, rgb = _bytes(batch.mask[:, 0]), None
+    if batch.rgb is not None:
+        rgb = _bytes(batch.rgb.permute(0, 2, 3, 1))
+    side, size = masks.shape[-1], predictor.size
+    half = size / predictor.checkpoint.margin / 2
+    box = (side - 1) / 2 + half * np.array([-1, -1, 1, 1])
+    edge = (side - size) // 2
+    for index in range(len(masks)):
+        instance = Instance(predictor.checkpoint.model.name, 1.0, box, masks[index], 1)
+        camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
+        seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera)
+        truth = batch.keypoints[index].numpy() - (side - size) / 2
+        picture = masks[index][..., None].repeat(3, 2) if rgb is None else rgb[index]
+        yield seen, truth, picture[edge:edge + size, edge:edge + size]
 
 
 def _bytes(images):
