@@ -72,7 +72,8 @@ def run_nodes(dataset, detections, models, network_input, log, domain):
         mapped = ', '.join(f'obj_{number:06d}={name}' for number, name in sorted(names.items()))
         nodes.start('segmentation_node', segmenter='recorded', dataset=source.path.resolve(),
                     detections=detections.resolve(), class_map=f'[{mapped}]', min_score=0.0)
-        nodes.start('pose_node', models=models.resolve(), input=network_input,
+        # BOP counts the best estimate, however doubtful.
+        nodes.start('pose_node', models=models.resolve(), input=network_input, min_score=0.0,
                     objects=f'[{", ".join(sorted(names.values()))}]')
         nodes.start('dataset_camera', dataset=source.path.resolve(), rate=RATE,
                     wait_for_subscribers=2)
