@@ -57,7 +57,7 @@ def test_killed_training_goes_on_where_it_was(tmp_path):
     while 'samples/s' not in seen and time.monotonic() < deadline:
         seen += started.stderr.read(50)
     started.send_signal(signal.SIGINT)
-    started.communicate(timeout=100)
+    started.communicate(timeout=300)
     assert started.returncode == 130
     assert (tmp_path / 'cup.mask.resume').exists()
     # Another budget is another training; the same command with the time up is not at hand,
