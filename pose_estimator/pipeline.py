@@ -130,10 +130,6 @@ def gather(predictor, image, instances, camera):
         weight = found.confidence[own] + 1e-6
         weight = (weight / weight.sum(0))[..., None]
         mean = (pixels * weight).sum(0)
-        # A network in doubt draws keypoints together; by how much is known from virtual data.
-        middle = mean.mean(0)
-        stretch = 1 + predictor.checkpoint.calibration.get('size_bias', 0.0)
-        mean, pixels = middle + (mean - middle) / stretch, middle + (pixels - middle) / stretch
         disagreement = np.sqrt((((pixels - mean) ** 2) * weight).sum((0, 2)) / 2)
         confidence = found.confidence[own].mean(0)
         result = solve_pnp(predictor.checkpoint.model.keypoints, mean, confidence, crop.K,

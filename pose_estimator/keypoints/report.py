@@ -1,6 +1,6 @@
 """What a trained network is worth on held-back virtual data: figures, pictures, card."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -12,7 +12,7 @@ from ..instance import Instance
 from ..pipeline import gather
 from ..scoring import FEATURES, fit_calibration, RIGHT, score
 
-SAMPLES, BIAS_SAMPLES = 1024, 256
+SAMPLES = 1024
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
 FIELD = 1.5
 
@@ -58,8 +58,7 @@ def evaluate_virtually(checkpoint, sampler):
     Findings
 
     """
-    bias = size_bias(KeypointPredictor(replace(checkpoint, calibration={})), sampler)
-    predictor = KeypointPredictor(replace(checkpoint, calibration={'size_bias': bias}))
+    predictor = KeypointPredictor(checkpoint)
     model = checkpoint.model
     turns = model.symmetries_for(checkpoint.network_input).transforms(36)
     point_error, features, right, shift, angle, nees = [], [], [], [], [], []
@@ -106,19 +105,7 @@ def evaluate_virtually(checkpoint, sampler):
         'translation_of_diameter': float(np.median(shift)) if shift else None,
         'no_pose': 100 * (1 - len(features) / len(is_right)),
         'calibration_error': float(gap)}
-    calibration['size_bias'] = bias
     return Findings(scores, calibration, np.array(visible), np.array(is_right), pictures)
-
-
-def size_bias(predictor, sampler):
-    """Return by what share keypoints come out too far apart (below 0: too near), the median."""
-    shares = []
-    for _ in range(BIAS_SAMPLES // 16):
-        for seen, truth, _ in _look(predictor, sampler.batch(16)):
-            best = truth[int(np.linalg.norm(seen.pixels - truth, axis=-1).mean(1).argmin())]
-            spread = best - best.mean(0)
-            shares.append(((seen.pixels - best) * spread).sum() / (spread ** 2).sum())
-    return float(np.clip(np.median(shares), -0.1, 0.1))
 
 
 def _look(predictor, batch):

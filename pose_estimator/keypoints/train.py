@@ -266,7 +266,7 @@ def train(model, mesh, config, output, device='auto', source=None):
 
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(config.network)
-    before_us = _start(network, config.start) if config.start else None
+    before_us = _start(network, config.start, model) if config.start else None
     network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), config.rate, weight_decay=1e-4,
@@ -408,14 +408,17 @@ def finish(model, mesh, config, network, output, path, source, facts):
           f'median keypoint error {scores["keypoint_error_px"]:.2f} px')
 
 
-def _start(network, path):
+def _start(network, path, model):
     """Copy what fits of another model's weights; return what is known of its training."""
     other = Checkpoint.load(path)
     ours = network.state_dict()
-    # Its keypoints are others, so the last layers begin anew.
+    # Other keypoints need last layers of their own.
+    theirs = np.asarray(other.model.keypoints)
+    is_same = theirs.shape == model.keypoints.shape and np.allclose(theirs, model.keypoints,
+                                                                    atol=1e-6)
     taken = {name: tensor.float() for name, tensor in other.weights.items()
              if name in ours and ours[name].shape == tensor.shape
-             and not name.startswith(('heads.', 'feed_heatmaps.'))}
+             and (is_same or not name.startswith(('heads.', 'feed_heatmaps.')))}
     if not taken:
         raise InputError(f'--start: expected weights of a network like this one, got none that '
                          f'fit in {path}')
