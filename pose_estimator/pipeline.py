@@ -22,7 +22,7 @@ MIN_SCORE = 0.3
 MIN_MASK_PIXELS = 30
 # Each crop is looked at several times: rolled by degrees and zoomed. The mean of the keypoints
 # is better than any of them, and where they disagree, doubt is due (docs/experiments.md).
-LOOKS = ((0, 1.0), (120, 1.08), (240, 0.93))
+LOOKS = ((0, 1.0), (60, 1.08), (120, 0.93), (180, 1.0), (240, 1.08), (300, 0.93))
 
 
 @dataclass(frozen=True, eq=False)
