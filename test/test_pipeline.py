@@ -15,6 +15,7 @@ from pose_estimator.pipeline import find_models, LOOKS, PoseEstimator
 from pose_estimator.scoring import FEATURES
 from pose_estimator.synthetic.render import RayCaster
 import pytest
+import torch
 
 CAMERAS = {
     'rectified': PinholeCamera(np.array([[600.0, 0, 320], [0, 590, 240], [0, 0, 1]]), 640, 480),
@@ -36,8 +37,12 @@ def mesh():
 def make_checkpoint(model, network_input='rgb_mask'):
     channels = {'mask': ('mask',), 'rgb_mask': ('rgb', 'mask')}[network_input]
     config = HourglassConfig(4 if 'rgb' in channels else 1, len(model.keypoints), 64, 16, 16)
+    network = StackedHourglass(config)
+    # It has learned nothing, and so believes in no place more than in another.
+    torch.nn.init.zeros_(network.heads[-1].weight)
+    torch.nn.init.zeros_(network.heads[-1].bias)
     return Checkpoint(model, network_input, channels, config, 1.4, 'cross_entropy', CALIBRATION,
-                      StackedHourglass(config).state_dict())
+                      network.state_dict())
 
 
 class Oracle:

@@ -9,14 +9,14 @@ from pose_estimator.object_model import load_object, object_from_mesh, Symmetrie
 from pose_estimator.pnp import solve_pnp
 from pose_estimator.synthetic.backgrounds import background_bank
 from pose_estimator.synthetic.crops import CropConfig, CropSampler
+from pose_estimator.synthetic.distractors import body_bank
 from pose_estimator.synthetic.symmetry import canonical_pose, labelings
 from pose_estimator.synthetic.views import (
     appearance_views, draw_silhouette, silhouette_views, thin_out, view_intrinsics)
 import pytest
 import torch
 
-CLEAN = CropConfig(size=128, occluded=0, truncated=0, mask_outline=0, mask_wobble=0,
-                   mask_part_lost=0, mask_bleeding=0, mask_dropped=0, resolution_loss=0, noise=0)
+CLEAN = CropConfig(size=128).eased(0.0)
 AXIS = {'continuous': [{'axis': [0, 0, 1], 'offset': [0, 0, 0]}]}
 
 
@@ -75,12 +75,28 @@ def test_mask_is_the_silhouette_at_the_pose(cup, cup_views, backgrounds, network
 
 
 def test_occlusion_truncation_and_faults_take_from_the_mask(cup, cup_views, backgrounds):
-    harsh = replace(CLEAN, occluded=1, truncated=0.5, mask_outline=0.3, mask_wobble=0.2)
+    harsh = replace(CLEAN, occluded=1, truncated=0.5, mask_inwards=0.3, mask_outwards=0.3,
+                    mask_wobble=0.2)
     clean = CropSampler(cup_views, cup[0], 'rgb_mask', CLEAN, backgrounds).batch(64)
     faulty = CropSampler(cup_views, cup[0], 'rgb_mask', harsh, backgrounds).batch(64)
     assert clean.visible.min() == 1
     assert 0.5 < faulty.visible.mean() < 0.95
     assert faulty.visible.min() >= harsh.min_visible - 1e-6
+
+
+def test_neighbours_stand_before_and_behind(cup, cup_views, backgrounds):
+    bodies = body_bank(np.random.default_rng(0), 6, 48)
+    assert ((bodies[..., 3] > 0).mean((1, 2)) > 0.02).all()
+    config = replace(CLEAN, occluded=1)
+    batch = CropSampler(cup_views, cup[0], 'rgb_mask', config, backgrounds,
+                        bodies=bodies).batch(64)
+    assert batch.visible.min() < 0.7 < batch.visible.median()
+    # Taken for the object, they stand in its mask.
+    clean, bleeding = [
+        CropSampler(cup_views, cup[0], 'rgb_mask', replace(CLEAN, mask_bleeding=share),
+                    backgrounds, bodies=bodies).batch(64) for share in (0, 1)]
+    assert torch.equal(clean.rgb, bleeding.rgb)
+    assert bleeding.mask.sum() > 1.1 * clean.mask.sum()
 
 
 def test_recoloured_objects_lose_their_colours(cup, cup_views, backgrounds):

@@ -13,7 +13,8 @@ from ..mesh import make_mesh
 from ..synthetic.backgrounds import random_background, random_texture
 from ..synthetic.distractors import random_body
 from ..synthetic.render import RayCaster
-from ..synthetic.scene import Light, Plane, render_scene
+from ..synthetic.scene import Plane, render_scene
+from ..synthetic.shading import Light
 
 NAMES = ('book', 'bottle', 'cup')
 # Where each stands on the table, x and y in metres, and how far it wanders and is lifted.

@@ -28,7 +28,9 @@ class HourglassConfig:
     heatmap_size : int
         Side of the heatmaps; the stem shrinks the input to it, by 1, 2, 4 or 8.
     width : int
-        Channels inside.
+        Channels at the heatmaps' resolution.
+    growth : int
+        Channels more after each pooling: where the maps are small, they cost little.
     depth : int
         Blocks between poolings.
     modules : int
@@ -41,6 +43,7 @@ class HourglassConfig:
     input_size: int = 128
     heatmap_size: int = 32
     width: int = 64
+    growth: int = 24
     depth: int = 1
     modules: int = 2
 
@@ -57,6 +60,8 @@ class HourglassConfig:
                 raise InputError(f'{name}: expected at least 1, got {getattr(self, name)}')
         if self.width < 8 or self.width % 8:
             raise InputError(f'width: expected a multiple of 8, got {self.width}')
+        if self.growth < 0 or self.growth % 8:
+            raise InputError(f'growth: expected a multiple of 8 or 0, got {self.growth}')
 
     @classmethod
     def from_dict(cls, values):
@@ -89,13 +94,14 @@ class Residual(nn.Module):
 class Hourglass(nn.Module):
     """Max-pooling down to 4 x 4, deconvolution back up, residual layers across."""
 
-    def __init__(self, size, width, depth):
+    def __init__(self, size, width, growth, depth):
         super().__init__()
-        self.across = _blocks(width, depth)
-        self.down = _blocks(width, depth)
-        half = size // 2
-        self.inner = Hourglass(half, width, depth) if half > BOTTOM else _blocks(width, depth)
-        self.up = nn.ConvTranspose2d(width, width, 2, 2)
+        half, wider = size // 2, width + growth
+        self.across = _blocks(width, width, depth)
+        self.down = _blocks(width, wider, depth)
+        self.inner = (Hourglass(half, wider, growth, depth) if half > BOTTOM
+                      else _blocks(wider, wider, depth))
+        self.up = nn.ConvTranspose2d(wider, width, 2, 2)
 
     def forward(self, x):
         """Return features of the same size."""
@@ -124,7 +130,8 @@ class StackedHourglass(nn.Module):
             shrink //= 2
         self.stem = nn.Sequential(*stem, Residual(width // 2, width))
         self.hourglasses = nn.ModuleList(
-            Hourglass(config.heatmap_size, width, config.depth) for _ in range(config.modules))
+            Hourglass(config.heatmap_size, width, config.growth, config.depth)
+            for _ in range(config.modules))
         self.features = nn.ModuleList(Residual(width, width) for _ in range(config.modules))
         self.heads = nn.ModuleList(
             nn.Conv2d(width, config.keypoints, 1) for _ in range(config.modules))
@@ -165,8 +172,9 @@ def _conv(in_channels, out_channels, kernel, stride=1):
         nn.BatchNorm2d(out_channels))
 
 
-def _blocks(width, depth):
-    return nn.Sequential(*[Residual(width, width) for _ in range(depth)])
+def _blocks(in_channels, out_channels, depth):
+    return nn.Sequential(*[Residual(out_channels if index else in_channels, out_channels)
+                           for index in range(depth)])
 
 
 def fold_batch_norms(network):

@@ -40,10 +40,14 @@ from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, objec
 from ..pipeline import SUFFIX
 from ..synthetic.backgrounds import background_bank
 from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
+from ..synthetic.distractors import body_bank
 from ..synthetic.views import appearance_views, silhouette_views
 
 DEFAULT_MINUTES = 15.0
 SAVE_EVERY = 60.0  # seconds
+# Crops are easy at first, at this share of all faults, and as hard as they are to be at last;
+# between these shares of the training they become harder.
+EASY, HARDER = 0.2, (0.35, 0.8)
 # Set apart by seed: what is trained on, and what the report is measured on.
 TRAIN_SEED, REPORT_SEED = 0, 1_000_003
 
@@ -205,15 +209,18 @@ def load_target(args):
 
 
 class _Crops(IterableDataset):
-    """An endless stream of batches, each worker with a seed of its own."""
+    """An endless stream of batches, each worker with a seed of its own; harder and harder."""
 
     def __init__(self, make_sampler, batch, seed):
         self.make_sampler, self.batch, self.seed = make_sampler, batch, seed
+        self.severity = torch.zeros(1).share_memory_()  # also seen by the workers
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
         sampler = self.make_sampler(self.seed + (worker.id if worker else 0))
+        config = sampler.config
         while True:
+            sampler.config = config.eased(self.severity.item())
             crops = sampler.batch(self.batch)
             yield prepare_input(crops.rgb, crops.mask), crops.keypoints
 
@@ -261,8 +268,7 @@ def train(model, mesh, config, output, device='auto', source=None):
     if recolor:
         say(f'{model.name}: the mesh has no colours, so random materials stand in for them')
     views = render_views(model, mesh, config, TRAIN_SEED, rank == 0)
-    backgrounds = (background_bank(np.random.default_rng(TRAIN_SEED), 256, 192)
-                   if config.network_input == 'rgb_mask' else None)
+    scenery = _scenery(config, TRAIN_SEED, 256)
 
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(config.network)
@@ -282,8 +288,8 @@ def train(model, mesh, config, output, device='auto', source=None):
     parallel = DistributedDataParallel(network) if world > 1 else network
 
     def make_sampler(seed):
-        return CropSampler(views, model, config.network_input, config.crops, backgrounds,
-                           recolor, device, seed)
+        return CropSampler(views, model, config.network_input, config.crops, recolor=recolor,
+                           device=device, seed=seed, **scenery)
 
     # Samples already seen shift the seed, so that a resumed training sees new ones.
     stream = _Crops(make_sampler, config.batch, TRAIN_SEED + 7919 * (samples + 1) + 101 * rank)
@@ -306,6 +312,7 @@ def train(model, mesh, config, output, device='auto', source=None):
                               else spent / (60 * config.minutes), world, device)
             if progress >= 1:
                 break
+            stream.severity.fill_(_severity(progress))
             for group in optimizer.param_groups:
                 group['lr'] = config.rate * _schedule(progress)
             image, keypoints = next(batches)
@@ -374,11 +381,18 @@ def held_back_sampler(model, mesh, config):
                     margin=FIELD * config.crops.margin)
     views = render_views(model, mesh, replace(config, views=max(64, min(384, config.views))),
                          REPORT_SEED)
+    recolor = config.network_input == 'rgb_mask' and not mesh.has_appearance
+    return CropSampler(views, model, config.network_input, crops, recolor=recolor,
+                       seed=REPORT_SEED, **_scenery(config, REPORT_SEED, 64))
+
+
+def _scenery(config, seed, count):
+    """Return what a CropSampler puts behind and before objects."""
+    rng = np.random.default_rng(seed)
+    bodies = body_bank(rng, count, 96)
     if config.network_input == 'mask':
-        return CropSampler(views, model, 'mask', crops, seed=REPORT_SEED)
-    backgrounds = background_bank(np.random.default_rng(REPORT_SEED), 64, 192)
-    return CropSampler(views, model, config.network_input, crops, backgrounds,
-                       not mesh.has_appearance, seed=REPORT_SEED)
+        return {'bodies': bodies}
+    return {'bodies': bodies, 'backgrounds': background_bank(rng, count, 192)}
 
 
 def finish(model, mesh, config, network, output, path, source, facts):
@@ -425,6 +439,12 @@ def _start(network, path, model):
     network.load_state_dict(taken, strict=False)
     return {'object': other.model.name, 'input': other.network_input,
             **{key: other.training.get(key) for key in ('command', 'samples', 'start')}}
+
+
+def _severity(progress):
+    """Return how hard the crops are: easy ones first, which teach what the object looks like."""
+    begin, end = HARDER
+    return EASY + (1 - EASY) * min(max((progress - begin) / (end - begin), 0), 1)
 
 
 def _schedule(progress):

@@ -5,7 +5,7 @@ Everything runs in torch on whole batches, on the CPU or a GPU, and takes its ra
 one torch.Generator, so that the same seed gives the same data.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 import math
 from typing import Any, Optional
 
@@ -28,24 +28,27 @@ class CropConfig:
     """
     How crops are made; probabilities are per crop, lengths relative to the box or the crop.
 
-    The faults of masks follow what a real Mask R-CNN was seen to do: an outline that wobbles
-    and lies too far in or out, parts of an object lost, its surroundings taken for it.
+    The faults of masks and boxes follow what a real Mask R-CNN was seen to do: an outline that
+    wobbles and lies more often too far in than out, parts of an object lost, its neighbours
+    taken for it, a box about a part only.
     """
 
     size: int = 128
     margin: float = 1.4
     box_shift: float = 0.06
     box_scale: float = 0.10
+    box_partial: float = 0.15
     occluded: float = 0.6
     truncated: float = 0.1
     min_visible: float = 0.25
-    mask_outline: float = 0.3
+    mask_inwards: float = 0.38
+    mask_outwards: float = 0.25
     mask_wobble: float = 0.2
-    mask_part_lost: float = 0.15
-    mask_bleeding: float = 0.1
+    mask_part_lost: float = 0.2
+    mask_bleeding: float = 0.2
     mask_dropped: float = 0.1
-    resolution_loss: float = 0.6
-    noise: float = 0.05
+    resolution_loss: float = 0.5
+    noise: float = 0.03
 
     @classmethod
     def from_dict(cls, values):
@@ -54,6 +57,16 @@ class CropConfig:
         if unknown:
             raise InputError(f'crop configuration: unknown key {sorted(unknown)}')
         return cls(**values)
+
+    def eased(self, severity):
+        """Return the configuration with all faults at a share 0..1 of their strength."""
+        return replace(self, **{name: severity * getattr(self, name) for name in _FAULTS})
+
+
+# What makes a crop harder than a clear view of the object.
+_FAULTS = ('box_shift', 'box_scale', 'box_partial', 'occluded', 'truncated', 'mask_inwards',
+           'mask_outwards', 'mask_wobble', 'mask_part_lost', 'mask_bleeding', 'mask_dropped',
+           'resolution_loss', 'noise')
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +114,9 @@ class CropSampler:
     config : CropConfig
     backgrounds : array of uint8, shape (N, size, size, 3), or None
         RGB; needed for 'rgb_mask'.
+    bodies : array of uint8, shape (N, size, size, 4), or None
+        RGBA, from distractors.body_bank: what stands before and behind the object. None: cut
+        from plain shapes alone.
     recolor : bool
         Replace the mesh's colours by random materials.
     device : str
@@ -109,7 +125,7 @@ class CropSampler:
     """
 
     def __init__(self, bank, model, network_input, config, backgrounds=None, recolor=False,
-                 device='cpu', seed=0):
+                 device='cpu', seed=0, bodies=None):
         self.config = config
         self.network_input = network_input
         self.recolor = recolor
@@ -128,6 +144,10 @@ class CropSampler:
         if network_input == 'rgb_mask':
             self._backgrounds = torch.from_numpy(
                 np.ascontiguousarray(backgrounds.transpose(0, 3, 1, 2))).to(self.device)
+        self._bodies: Any = None
+        if bodies is not None:
+            self._bodies = torch.from_numpy(
+                np.ascontiguousarray(bodies.transpose(0, 3, 1, 2))).to(self.device)
 
     def _tensor(self, array):
         return torch.tensor(array, dtype=torch.float32, device=self.device)
@@ -159,6 +179,14 @@ class CropSampler:
         silhouette = _warp(pixels[:, :1].float() / 255, coarse2base, _COARSE)
         silhouette = (silhouette > 0.5).float()
         hidden, outside = self._hiding(count)
+        before = None
+        if self._bodies is not None:
+            # Half of the occluders are bodies, the others plain shapes.
+            before = self._place_bodies(count, 0.25, 1.0, 0.2, 1.1)
+            chosen = self._chance(0.5, count)
+            alpha = before.draw(_COARSE, alone=3)[:, :1]
+            hidden = torch.where(chosen > 0, (alpha > 0.5).float()
+                                 * self._chance(config.occluded, count), hidden)
         visible = silhouette * (1 - hidden) * (1 - outside)
         share = visible.sum((1, 2, 3)) / silhouette.sum((1, 2, 3)).clamp(min=1)
         unfit = (share < config.min_visible)[:, None, None, None]
@@ -169,6 +197,10 @@ class CropSampler:
         # The virtual camera that looks at the visible part's box, which is not quite right.
         center, extent = _boxes(visible)
         center = center + extent[:, None] * config.box_shift * self._normal(count, 2)
+        # Now and then the box is about a part of what is visible.
+        part = self._chance(config.box_partial, count).flatten()
+        center = center + (part * extent)[:, None] * self._uniform(-0.2, 0.2, count, 2)
+        extent = extent * (1 - part * self._uniform(0, 0.4, count))
         extent = extent * torch.exp(config.box_scale * self._normal(count)).clamp(0.7, 1.5)
         ray = torch.cat([(center - (_COARSE - 1) / 2), coarse_K[:, 0, :1]], 1)
         tilt = _rotation_to_axis(ray)
@@ -181,10 +213,18 @@ class CropSampler:
         silhouette = seen[:, :1]
         visible = silhouette * (1 - hidden) * inside
 
-        mask = self._faulty_mask(visible)
+        behind = None
+        if self._bodies is not None:
+            behind = self._place_bodies(count, 0.3, 1.0, 0.6, 1.3).draw(size, crop2coarse)
+        mask = self._faulty_mask(visible, None if behind is None
+                                 else behind[:, 3:] * (1 - silhouette) * (1 - hidden) * inside)
         rgb = None
         if self.network_input == 'rgb_mask':
-            rgb = self._photograph(seen, hidden) * inside
+            front = self._texture(count, size)
+            if before is not None:
+                colors = before.draw(size, crop2coarse)
+                front = front + (colors[:, :3] - front) * chosen
+            rgb = self._photograph(seen, hidden, front, behind) * inside
         turn = tilt @ roll
         rotation = turn @ self._rotation[view]
         translation = (turn @ self._translation[view][..., None])[..., 0]
@@ -225,23 +265,67 @@ class CropSampler:
         outside = (along > self._uniform(-0.2, 0.9, count, 1, 1)).float()[:, None]
         return hidden, outside * self._chance(self.config.truncated, count)
 
-    def _faulty_mask(self, visible):
-        """Return masks (B, 1, S, S), 0..1, as a segmenter might give them."""
+    def _place_bodies(self, count, small, large, near, far):
+        """
+        Return random bodies at random places about the object.
+
+        Parameters
+        ----------
+        count : int
+            One for each sample.
+        small, large : float
+            Range of their sizes, relative to half the side of the coarse view.
+        near, far : float
+            Range of their distances from its middle, likewise.
+
+        """
+        side = self._bodies.shape[-1]
+        chosen = torch.randint(len(self._bodies), (count,), generator=self.generator,
+                               device=self.device)
+        zoom = side / (_COARSE * self._uniform(small, large, count))  # body pixels a coarse one
+        heading, reach = self._uniform(0, 2 * math.pi, count), self._uniform(near, far, count)
+        place = torch.stack([torch.cos(heading), torch.sin(heading)], 1)
+        place = (_COARSE - 1) / 2 + place * (reach * _COARSE / 2)[:, None]
+        coarse2body = _roll_matrix(self._uniform(0, 2 * math.pi, count))
+        coarse2body[:, :2, :2] *= zoom[:, None, None]
+        coarse2body[:, :2, 2] = (side - 1) / 2 - torch.einsum('bij,bj->bi',
+                                                              coarse2body[:, :2, :2], place)
+        return _Placed(self._bodies, chosen, coarse2body)
+
+    def _faulty_mask(self, visible, neighbours=None):
+        """
+        Return masks (B, 1, S, S), 0..1, as a segmenter might give them.
+
+        Parameters
+        ----------
+        visible : tensor, shape (B, 1, S, S)
+            What is seen of the objects.
+        neighbours : tensor, shape (B, 1, S, S), or None
+            What may be taken for them.
+
+        """
         config, count, size = self.config, len(visible), visible.shape[-1]
         # Segmenters draw masks on a grid of about 28 x 28 over the box, and so does this.
         cells = round(28 * config.margin)
         whole = functional.interpolate(visible, size=(cells, cells), mode='area')
         # A blurred mask is a distance to its outline; moving the threshold moves that.
-        soft = _blur(whole, 1.5)
-        # As often outwards as inwards: else the network learns to see things too large.
-        shrink = self._uniform(-1, 1, count, 1, 1, 1) * config.mask_outline
+        soft = _blur(whole, self._uniform(0.4, 1.2, 1).item())
+        shrink = self._uniform(-config.mask_outwards, config.mask_inwards, count, 1, 1, 1)
         wobble = self._blobs(count, 9, cells) * self._uniform(0, 1, count, 1, 1, 1)
         mask = soft - shrink + wobble * config.mask_wobble * 4 * soft * (1 - soft)
         lost = self._blobs(count, 4, cells) - self._uniform(0, 1.2, count, 1, 1, 1)
         lost = lost.clamp(min=0) * self._chance(config.mask_part_lost, count)
         near = _blur(whole, 3.0) > 0.2
         more = self._blobs(count, 6, cells) - self._uniform(0.3, 1.2, count, 1, 1, 1)
-        more = more.clamp(min=0) * near * self._chance(config.mask_bleeding, count)
+        if neighbours is not None:
+            # A neighbour is taken in as a whole, or rather what of it lies in a blob.
+            beside = functional.interpolate(neighbours, size=(cells, cells), mode='area')
+            beside = beside * (more > -0.8).float()
+            whom = self._chance(0.5, count)
+            more = more.clamp(min=0) * near * (1 - whom) + beside * whom
+        else:
+            more = more.clamp(min=0) * near
+        more = more * self._chance(config.mask_bleeding, count)
         mask = mask + 2 * more - 2 * lost
         # Faults must not take everything.
         kept = (mask > 0.5).sum((1, 2, 3), keepdim=True) > 0.3 * whole.sum((1, 2, 3), keepdim=True)
@@ -253,7 +337,7 @@ class CropSampler:
             return mask
         return mask * (1 - self._chance(config.mask_dropped, count))
 
-    def _photograph(self, seen, hidden):
+    def _photograph(self, seen, hidden, front, behind):
         """Return RGB (B, 3, S, S), 0..1, of a lit object before and behind random things."""
         count, size = len(seen), seen.shape[-1]
         mask, albedo = seen[:, :1], seen[:, 1:4] / seen[:, :1].clamp(min=1e-3)
@@ -263,7 +347,7 @@ class CropSampler:
         albedo = albedo.clamp(0, 1) ** self._uniform(0.75, 1.35, count, 1, 1, 1)
         grey = albedo.mean(1, keepdim=True)
         albedo = grey + (albedo - grey) * self._uniform(0.5, 1.3, count, 1, 1, 1)
-        light = self._uniform(0.35, 0.9, count, 1, 1, 1).expand(-1, 3, -1, -1)
+        light = self._uniform(0.4, 1.0, count, 1, 1, 1).expand(-1, 3, -1, -1)
         gloss = torch.zeros_like(light)
         for strength in (0.9, 0.5):
             # Lights stand on the camera's side; the normals' frame is rolled, but so are they.
@@ -282,7 +366,8 @@ class CropSampler:
         rgb = albedo * light * shadow
         rgb = rgb + gloss * self._uniform(-0.4, 0.6, count, 1, 1, 1).clamp(min=0)
         background = self._texture(count, size)
-        front = self._texture(count, size)
+        if behind is not None:
+            background = background + (behind[:, :3] - background) * behind[:, 3:]
         rgb = background + (rgb - background) * mask
         rgb = rgb + (front - rgb) * hidden
         return self._sensor(rgb)
@@ -322,6 +407,23 @@ class CropSampler:
             rgb = functional.interpolate(rgb, size=(size, size), mode='bilinear',
                                          align_corners=False)
         return rgb
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """Bodies in the coarse view: pictures, which of them, and homographies to their pixels."""
+
+    pictures: torch.Tensor
+    chosen: torch.Tensor
+    coarse2body: torch.Tensor
+
+    def draw(self, size, to_coarse=None, alone=None):
+        """Return RGBA (B, 4, size, size), 0..1, or one channel alone, zero beside them."""
+        pictures = self.pictures[self.chosen]
+        if alone is not None:
+            pictures = pictures[:, alone:alone + 1]
+        homography = self.coarse2body if to_coarse is None else self.coarse2body @ to_coarse
+        return _warp(pictures.float() / 255, homography, size)
 
 
 def _intrinsics(focal, size):

@@ -3,6 +3,9 @@
 import numpy as np
 
 from .backgrounds import random_texture
+from .render import RayCaster
+from .shading import Light
+from ..geometry import Pose, random_rotations
 from ..mesh import make_mesh
 
 
@@ -28,6 +31,31 @@ def random_body(rng, texture_size=96):
     vertices *= np.exp(rng.uniform(np.log(0.03), np.log(0.3))) / np.ptp(vertices, axis=0).max()
     return make_mesh(vertices, faces, uv=uv,
                      texture=random_texture(rng, texture_size, texture_size))
+
+
+def body_bank(rng, count, size):
+    """
+    Make pictures of random lit bodies, to stand beside and before an object.
+
+    Returns
+    -------
+    pictures : array of uint8, shape (count, size, size, 4)
+        RGBA; each body about fills its picture.
+
+    """
+    middle = (size - 1) / 2
+    pictures = np.zeros((count, size, size, 4), np.uint8)
+    for picture, rotation in zip(pictures, random_rotations(rng, count)):
+        mesh = random_body(rng)
+        extent = np.linalg.norm(mesh.vertices, axis=1).max()
+        distance = extent * rng.uniform(3, 8)
+        focal = 0.98 * middle * np.sqrt(distance ** 2 - extent ** 2) / extent
+        K = np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]])
+        seen = RayCaster(mesh).render(Pose(rotation, np.array([0, 0, distance])), K, size, size)
+        colors = Light.random(rng).shade(seen.normal[seen.mask], seen.albedo[seen.mask])
+        picture[seen.mask, :3] = np.clip(colors, 0, 255)
+        picture[..., 3] = seen.mask * np.uint8(255)
+    return pictures
 
 
 def _box(rng):
