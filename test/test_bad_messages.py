@@ -7,7 +7,7 @@ from geometry_msgs.msg import PoseStamped
 import numpy as np
 from pose_estimator.demo.processes import free_domain
 from pose_estimator.instance import Instance, mask_box
-from pose_estimator.nodes.conversions import instances_to_messages
+from pose_estimator.nodes.conversions import image_message, instances_to_messages
 import pytest
 import robot as robots
 from robot import by_stamp, camera_info, HEIGHT, HERE, picture, picture_message, Robot, WIDTH
@@ -180,6 +180,44 @@ def test_object_without_a_model(robot):
     robot.wait(lambda: by_stamp(robot.results, header), 'empty result')
     assert by_stamp(robot.results, header)[0].detections == []
     goes_on(robot)
+
+
+def test_labels_outside_the_class_map_are_counted(robot):
+    for times in (1, 2):
+        header = robot.header()
+        image = picture()
+        image[:10, :10] = 0, 0, 255
+        robot.publish(camera_info=camera_info(header), image=image_message(image, 'rgb8', header))
+        robot.process.wait_for('labels that are not in class_map are ignored: '
+                               f"'vase' {times} times so far")
+    goes_on(robot)
+
+
+def test_masks_of_another_size_than_the_image(tmp_path):
+    domain = free_domain()
+    process = robots.Process(domain, tmp_path / 'log', HERE / 'fake_nodes.py', 'pose_rgb_mask',
+                             '--ros-args', '-p',
+                             'qos_overrides./image.subscription.reliability:=reliable')
+    made = Robot(domain)
+    try:
+        poses = made.collect(PoseStamped, 'object_poses')
+        made.advertise(Image, 'image', 'instance_masks')
+        made.advertise(Detection2DArray, 'detections')
+        made.advertise(CameraInfo, 'camera_info')
+        for size in ((WIDTH // 2, HEIGHT // 2), (WIDTH, HEIGHT)):
+            masks, detections, info = messages(made)
+            image = picture_message(masks.header, width=size[0], height=size[1])
+            made.publish(camera_info=info, image=image, instance_masks=masks,
+                          detections=detections)
+            if size[0] < WIDTH:
+                process.wait_for(f'masks: expected the size of the image, {size[0]} x '
+                                 f'{size[1]}, got {WIDTH} x {HEIGHT}')
+                assert not poses
+        made.wait(lambda: len(by_stamp(poses, masks.header)) == 2, 'poses')
+        assert 'Traceback' not in process.output
+    finally:
+        made.close()
+        process.kill()
 
 
 def test_label_without_a_detection(robot):

@@ -30,6 +30,7 @@ from ..object_model import load_object
 RATE = 5.0  # images per second
 START_SECONDS = 180  # until the first image, on a slow machine with a cold disk
 SLACK_SECONDS = 60
+LEAST_IMAGES = 0.8  # of the scene's, else there is nothing to judge
 LATE_SECONDS = 3.0  # what has not come so long after the last image will not come
 REDRAW_SECONDS = 0.5
 TABLE_SECONDS = 5.0  # between tables where the output is no terminal
@@ -116,7 +117,7 @@ def _watch(nodes, listener, judge, output):
     listener.listen(LATE_SECONDS)
     picture.choose()
     picture.write(output)
-    return _report(judge.summarise(listener.truths, listener.findings))
+    return _report(judge.summarise(listener.truths, listener.findings), len(listener.truths))
 
 
 class LiveTable:
@@ -169,8 +170,12 @@ def _rating(listener, judge, stamp):
     return len(right), min(truth.visible.values())
 
 
-def _report(summaries):
-    """Print the verdict; return the exit code."""
+def _report(summaries, images):
+    """Print the verdict on so many images; return the exit code."""
+    if images < LEAST_IMAGES * RATE * DURATION:
+        print(f'\nOnly {images} of {RATE * DURATION:.0f} images came: no verdict. Is this machine '
+              'very busy?')
+        return 1
     columns = '{:8} {:>7} {:>7} {:>7} {:>26} {:>15}  {}'
     print(f'\nFrames in which at least {100 * VISIBLE:.0f} % of the object is visible; right '
           f'is within {100 * DISTANCE_SHARE:.0f} % of its distance and {DEGREES:.0f} degrees:')

@@ -64,8 +64,10 @@ class SegmentationNode(Node):
         masks, detections = instances_to_messages(instances, *pixels.shape[:2], image.header)
         self.masks.publish(masks)
         self.detections.publish(detections)
-        for label in getattr(self.segmenter, 'ignored', ()):
-            self.warnings.once(f'label {label!r} is not in class_map: it is ignored')
+        ignored = getattr(self.segmenter, 'ignored', None)
+        if ignored:
+            counts = ', '.join(f'{label!r} {count} times' for label, count in ignored.items())
+            self.warnings.warn(f'labels that are not in class_map are ignored: {counts} so far')
 
     def destroy_node(self):
         """Stop working, then leave."""
