@@ -208,7 +208,7 @@ def test_masks_of_another_size_than_the_image(tmp_path):
             masks, detections, info = messages(made)
             image = picture_message(masks.header, width=size[0], height=size[1])
             made.publish(camera_info=info, image=image, instance_masks=masks,
-                          detections=detections)
+                         detections=detections)
             if size[0] < WIDTH:
                 process.wait_for(f'masks: expected the size of the image, {size[0]} x '
                                  f'{size[1]}, got {WIDTH} x {HEIGHT}')
