@@ -35,8 +35,8 @@ class CropConfig:
 
     size: int = 128
     margin: float = 1.4
-    box_shift: float = 0.06
-    box_scale: float = 0.10
+    box_shift: float = 0.08
+    box_scale: float = 0.15
     box_partial: float = 0.15
     occluded: float = 0.6
     truncated: float = 0.1
