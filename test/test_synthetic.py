@@ -75,7 +75,7 @@ def test_mask_is_the_silhouette_at_the_pose(cup, cup_views, backgrounds, network
 
 
 def test_occlusion_truncation_and_faults_take_from_the_mask(cup, cup_views, backgrounds):
-    harsh = replace(CLEAN, occluded=1, truncated=0.5, mask_inwards=0.3, mask_outwards=0.3,
+    harsh = replace(CLEAN, occluded=1, truncated=0.5, mask_eroded=0.05, mask_outline=0.3,
                     mask_wobble=0.2)
     clean = CropSampler(cup_views, cup[0], 'rgb_mask', CLEAN, backgrounds).batch(64)
     faulty = CropSampler(cup_views, cup[0], 'rgb_mask', harsh, backgrounds).batch(64)

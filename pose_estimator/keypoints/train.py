@@ -33,6 +33,7 @@ from .checkpoint import Checkpoint
 from .heatmaps import encode, LOSSES, symmetric_loss
 from .hourglass import HourglassConfig, StackedHourglass
 from .inputs import prepare_input
+from .muon import Muon
 from .report import evaluate_virtually, FIELD, write_report
 from ..devices import torch_device
 from ..errors import InputError
@@ -70,7 +71,9 @@ class TrainConfig:
     batch : int
         Crops a step and process.
     rate : float
-        Highest learning rate.
+        Highest learning rate of AdamW.
+    muon_rate : float
+        That of Muon, which takes the convolutions inside; 0: AdamW takes all.
     loss : str
         A key of heatmaps.LOSSES.
     start : str
@@ -86,6 +89,7 @@ class TrainConfig:
     views: int = 2048
     batch: int = 32
     rate: float = 2e-3
+    muon_rate: float = 0.04
     loss: str = 'cross_entropy'
     start: str = ''
     network: HourglassConfig = field(default_factory=HourglassConfig)
@@ -275,14 +279,15 @@ def train(model, mesh, config, output, device='auto', source=None):
     before_us = _start(network, config.start, model) if config.start else None
     network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), config.rate, weight_decay=1e-4,
-                                  fused=True)
+    optimizers = _optimizers(network, config)
+    rates = [optimizer.defaults['lr'] for optimizer in optimizers]
     spent, samples, history = 0.0, 0, []
     state = _load_resume(resume, model, config)
     if state:
         network.load_state_dict(state['network'])
         average.load_state_dict(state['average'])
-        optimizer.load_state_dict(state['optimizer'])
+        for optimizer, saved in zip(optimizers, state['optimizers']):
+            optimizer.load_state_dict(saved)
         spent, samples, history = state['spent'], state['samples'], state['history']
         say(f'{model.name}: going on after {spent / 60:.1f} min, {samples} samples')
     parallel = DistributedDataParallel(network) if world > 1 else network
@@ -313,8 +318,9 @@ def train(model, mesh, config, output, device='auto', source=None):
             if progress >= 1:
                 break
             stream.severity.fill_(_severity(progress))
-            for group in optimizer.param_groups:
-                group['lr'] = config.rate * _schedule(progress)
+            for optimizer, rate in zip(optimizers, rates):
+                for group in optimizer.param_groups:
+                    group['lr'] = rate * _schedule(progress)
             image, keypoints = next(batches)
             image = image.to(device).contiguous(memory_format=torch.channels_last)
             targets = encode(keypoints.to(device), config.network.heatmap_size,
@@ -322,10 +328,11 @@ def train(model, mesh, config, output, device='auto', source=None):
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat):
                 heatmaps = parallel(image)
             loss = symmetric_loss([one.float() for one in heatmaps], targets, config.loss)
-            optimizer.zero_grad(set_to_none=True)
+            network.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             samples += config.batch * world
             _follow(average, network, min(0.999, samples / config.batch / (
                 10 + samples / config.batch)))
@@ -342,12 +349,12 @@ def train(model, mesh, config, output, device='auto', source=None):
             bar.update(min((samples if config.samples else round(spent)), bar.total) - bar.n)
             if rank == 0 and now - saved > SAVE_EVERY:
                 saved = now
-                _save_resume(resume, model, config, network, average, optimizer, spent,
+                _save_resume(resume, model, config, network, average, optimizers, spent,
                              samples, history)
     except KeyboardInterrupt:
         bar.close()
         if rank == 0:
-            _save_resume(resume, model, config, network, average, optimizer, spent, samples,
+            _save_resume(resume, model, config, network, average, optimizers, spent, samples,
                          history)
             say(f'\nstopped; the same command goes on from here ({resume})')
         raise
@@ -441,6 +448,17 @@ def _start(network, path, model):
             **{key: other.training.get(key) for key in ('command', 'samples', 'start')}}
 
 
+def _optimizers(network, config):
+    """Return Muon for the convolutions between the first and the last, AdamW for the rest."""
+    inside = [weight for name, weight in network.named_parameters()
+              if weight.ndim == 4 and config.muon_rate
+              and not name.startswith(('stem.0', 'heads', 'feed')) and '.up.' not in name]
+    taken = {id(weight) for weight in inside}
+    others = [weight for weight in network.parameters() if id(weight) not in taken]
+    adam = torch.optim.AdamW(others, config.rate, weight_decay=1e-4, fused=True)
+    return [adam, Muon(inside, config.muon_rate)] if inside else [adam]
+
+
 def _severity(progress):
     """Return how hard the crops are: easy ones first, which teach what the object looks like."""
     begin, end = HARDER
@@ -491,11 +509,12 @@ def _key(model, config):
     return repr((described, model.to_dict()))
 
 
-def _save_resume(path, model, config, network, average, optimizer, spent, samples, history):
+def _save_resume(path, model, config, network, average, optimizers, spent, samples, history):
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + '.part')
     torch.save({'key': _key(model, config), 'network': network.state_dict(),
-                'average': average.state_dict(), 'optimizer': optimizer.state_dict(),
+                'average': average.state_dict(),
+                'optimizers': [optimizer.state_dict() for optimizer in optimizers],
                 'spent': spent, 'samples': samples, 'history': history}, part)
     os.replace(part, path)
 

@@ -41,10 +41,11 @@ class CropConfig:
     occluded: float = 0.6
     truncated: float = 0.1
     min_visible: float = 0.25
-    mask_inwards: float = 0.38
-    mask_outwards: float = 0.25
+    mask_eroded: float = 0.04
+    mask_dilated: float = 0.01
+    mask_outline: float = 0.15
     mask_wobble: float = 0.2
-    mask_part_lost: float = 0.2
+    mask_part_lost: float = 0.15
     mask_bleeding: float = 0.2
     mask_dropped: float = 0.1
     resolution_loss: float = 0.5
@@ -64,9 +65,9 @@ class CropConfig:
 
 
 # What makes a crop harder than a clear view of the object.
-_FAULTS = ('box_shift', 'box_scale', 'box_partial', 'occluded', 'truncated', 'mask_inwards',
-           'mask_outwards', 'mask_wobble', 'mask_part_lost', 'mask_bleeding', 'mask_dropped',
-           'resolution_loss', 'noise')
+_FAULTS = ('box_shift', 'box_scale', 'box_partial', 'occluded', 'truncated', 'mask_eroded',
+           'mask_dilated', 'mask_outline', 'mask_wobble', 'mask_part_lost', 'mask_bleeding',
+           'mask_dropped', 'resolution_loss', 'noise')
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,10 +308,19 @@ class CropSampler:
         config, count, size = self.config, len(visible), visible.shape[-1]
         # Segmenters draw masks on a grid of about 28 x 28 over the box, and so does this.
         cells = round(28 * config.margin)
-        whole = functional.interpolate(visible, size=(cells, cells), mode='area')
+        # Most of them are too large or too small as a whole, by as much in all of the batch.
+        grown = visible
+        radius = round(self._uniform(-config.mask_eroded, config.mask_dilated, 1).item() * size)
+        if radius:
+            shape = 2 * abs(radius) + 1
+            sign = 1 if radius > 0 else -1
+            moved = sign * functional.max_pool2d(sign * visible, shape, 1, abs(radius))
+            moved = moved.where(moved.sum((1, 2, 3), keepdim=True) > 0, visible)
+            grown = torch.where(self._chance(0.7, count) > 0, moved, visible)
+        whole = functional.interpolate(grown, size=(cells, cells), mode='area')
         # A blurred mask is a distance to its outline; moving the threshold moves that.
         soft = _blur(whole, self._uniform(0.4, 1.2, 1).item())
-        shrink = self._uniform(-config.mask_outwards, config.mask_inwards, count, 1, 1, 1)
+        shrink = self._uniform(-1, 1, count, 1, 1, 1) * config.mask_outline
         wobble = self._blobs(count, 9, cells) * self._uniform(0, 1, count, 1, 1, 1)
         mask = soft - shrink + wobble * config.mask_wobble * 4 * soft * (1 - soft)
         lost = self._blobs(count, 4, cells) - self._uniform(0, 1.2, count, 1, 1, 1)
