@@ -10,6 +10,7 @@ from .errors import InputError
 COMMANDS = {
     'demo': ('demo.run', 'camera, segmenter and pose node on a virtual scene'),
     'train': ('keypoints.train', 'a keypoint model from a mesh'),
+    'calibrate': ('keypoints.calibrate', 'the score of a trained model, fitted anew'),
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),
     'run': ('run_images', 'poses in images or a video'),

@@ -7,22 +7,24 @@ from typing import Optional
 
 import numpy as np
 
+from .belief import Belief, most_believed_pose
 from .camera import CropCamera
 from .errors import InputError
 from .geometry import Pose
 from .instance import Instance
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
-from .pnp import PnPResult, solve_pnp
-from .scoring import pose_features, score
+from .pnp import PnPResult, settle, solve_pnp
+from .scoring import pose_features, score, silhouette_agreement
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 MIN_SCORE = 0.3
 # A mask of fewer pixels says nothing about a pose.
 MIN_MASK_PIXELS = 30
-# Each crop is looked at several times: rolled by degrees and zoomed. The mean of the keypoints
-# is better than any of them, and where they disagree, doubt is due (docs/experiments.md).
-LOOKS = ((0, 1.0), (60, 1.08), (120, 0.93), (180, 1.0), (240, 1.08), (300, 0.93))
+# Each crop is looked at several times: rolled by degrees and zoomed. The mean of the heatmaps
+# is better than any of them, and where they disagree, doubt is due (docs/experiments.md). Cameras
+# are mostly upright, so the rolls are small. The first is the crop as it is.
+LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93), (-12, 0.93), (12, 1.08), (0, 1.17))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +75,14 @@ class Evidence:
     ----------
     crop : CropCamera
     pixels : array, shape (K, 2)
-        Keypoints in the crop, the mean of all looks.
+        Keypoints in the crop, of all looks together.
     confidence : array, shape (K,)
     disagreement : array, shape (K,)
         Standard deviation over the looks, pixels of the crop.
+    likelihood : float
+        Mean log of the network's belief at the pose's keypoints.
+    agreement : array, shape (2,)
+        Of the pose's silhouette and the mask; see scoring.silhouette_agreement.
     result : PnPResult
         In the crop camera's frame.
 
@@ -86,12 +92,14 @@ class Evidence:
     pixels: np.ndarray
     confidence: np.ndarray
     disagreement: np.ndarray
+    likelihood: float
+    agreement: np.ndarray
     result: PnPResult
 
     def features(self, diameter):
         """Return what the score is made of; see scoring.py."""
-        return pose_features(self.result, self.confidence, self.disagreement, self.crop.size,
-                             diameter)
+        return pose_features(self.result, self.confidence, self.disagreement, self.likelihood,
+                             self.agreement, self.crop.size, diameter)
 
 
 def gather(predictor, image, instances, camera):
@@ -122,6 +130,7 @@ def gather(predictor, image, instances, camera):
                       for look, instance in zip(looks, seen)])
     rgb = None if image is None else np.stack([look.crop(image) for look in looks])
     found = predictor.predict(rgb, masks)
+    points = predictor.checkpoint.model.keypoints
     evidence = []
     for index, crop in enumerate(crops):
         own = slice(index * len(LOOKS), (index + 1) * len(LOOKS))
@@ -132,9 +141,24 @@ def gather(predictor, image, instances, camera):
         mean = (pixels * weight).sum(0)
         disagreement = np.sqrt((((pixels - mean) ** 2) * weight).sum((0, 2)) / 2)
         confidence = found.confidence[own].mean(0)
-        result = solve_pnp(predictor.checkpoint.model.keypoints, mean, confidence, crop.K,
-                           crop.size)
-        evidence.append(Evidence(crop, mean, confidence, disagreement, result))
+        # The mean of all looks and each of them alone may find the pose.
+        first = solve_pnp(points, mean, confidence, crop.K, crop.size)
+        hypotheses = [first] + [solve_pnp(points, one, sure, crop.K, crop.size)
+                                for one, sure in zip(pixels, found.confidence[own])]
+        poses = [one.pose for one in hypotheses if one.pose is not None]
+        if not poses:
+            evidence.append(Evidence(crop, mean, confidence, disagreement, -np.inf,
+                                     np.zeros(2), first))
+            continue
+        belief = Belief.of_looks(found.heatmaps[own], looks[own], crop)
+        pose, near, mass, likelihood = most_believed_pose(poses, belief, points, crop.K)
+        result = settle(pose, points, near, mass, crop.K, crop.size)
+        agreement = np.zeros(2)
+        if result.pose is not None:
+            seen = result.pose.transform(predictor.checkpoint.model.points) @ crop.K.T
+            agreement = silhouette_agreement(masks[own][0], seen[:, :2] / seen[:, 2:])
+        evidence.append(Evidence(crop, mean, confidence, disagreement, likelihood, agreement,
+                                 result))
     return evidence
 
 
@@ -182,6 +206,11 @@ class PoseEstimator:
                              f'{sorted(inputs) or "none"}')
         if not 0 <= min_score <= 1:
             raise InputError(f'min_score: expected 0 to 1, got {min_score}')
+        for one in checkpoints:
+            if not one.is_calibrated:
+                raise InputError(f'{one.model.name}: expected a score fitted by this version, '
+                                 'got one of another: fit it with python -m pose_estimator '
+                                 'calibrate MODEL.safetensors')
         self.network_input = inputs.pop()
         self.min_score = min_score
         self.without_model: Counter = Counter()

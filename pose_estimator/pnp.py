@@ -10,6 +10,8 @@ from .geometry import Pose
 
 # Keypoints below this confidence take no part.
 MIN_CONFIDENCE = 0.1
+# Nor, once there is a pose, those with less belief than this near where the pose has them.
+MIN_BELIEF = 0.03
 # Six points fix a pose with some to spare; fewer agree with anything.
 MIN_INLIERS = 6
 # Reprojection error of an inlier, relative to the side of the crop.
@@ -84,7 +86,34 @@ def solve_pnp(points, pixels, confidence, K, size):
         return PnPResult(None, None, nothing, np.nan,
                          f'only {count} keypoints agree on a pose, {MIN_INLIERS} are needed')
     pose = Pose.from_rotvec(rotvec, translation)
-    inliers = used[np.ravel(chosen)]
+    return settle(pose, points, pixels, confidence, K, size, used[np.ravel(chosen)])
+
+
+def settle(pose, points, pixels, confidence, K, size, inliers=None):
+    """
+    Refine a pose on its inliers and judge it; see solve_pnp.
+
+    Parameters
+    ----------
+    pose : Pose
+        Start.
+    points, pixels, confidence, K, size
+        As for solve_pnp.
+    inliers : array of int
+        Indices to begin with; default: all that are sure enough.
+
+    Returns
+    -------
+    PnPResult
+
+    """
+    nothing = np.zeros(len(points), bool)
+    radius = INLIER_RADIUS * size
+    used = np.flatnonzero((confidence >= MIN_BELIEF) & np.isfinite(pixels).all(1))
+    inliers = used if inliers is None else inliers
+    if len(inliers) < MIN_INLIERS:
+        return PnPResult(None, None, nothing, np.nan,
+                         f'only {len(inliers)} keypoints are sure, {MIN_INLIERS} are needed')
     for _ in range(2):  # refine, and once more with the inliers of the refined pose
         pose, normal = refine(pose, points[inliers], pixels[inliers], confidence[inliers], K,
                               radius / 2)

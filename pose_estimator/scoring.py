@@ -1,15 +1,19 @@
 """The chance that a pose is right, from what is seen of it; fitted on virtual data."""
 
+import cv2
 import numpy as np
 
 # What is seen, in this order; all without unit.
 FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error', 'spread',
-            'disagreement')
+            'disagreement', 'likelihood', 'mask explained', 'silhouette filled')
 # A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
+# Silhouettes are compared on a grid of so many cells a side.
+GRID = 32
 
 
-def pose_features(result, confidence, disagreement, size, diameter):
+def pose_features(result, confidence, disagreement, likelihood, agreement, size,
+                  diameter):
     """
     Return the features (F,) of a PnPResult with a pose.
 
@@ -20,7 +24,11 @@ def pose_features(result, confidence, disagreement, size, diameter):
     confidence : array, shape (K,)
         Of all keypoints.
     disagreement : array, shape (K,)
-        Of the views of a crop about each keypoint, pixels.
+        Of the looks at a crop about each keypoint, pixels.
+    likelihood : float
+        Mean log of the belief at the pose's keypoints; see belief.py.
+    agreement : array, shape (2,)
+        See silhouette_agreement.
     size : float
         Side of the crop in pixels.
     diameter : float
@@ -33,7 +41,35 @@ def pose_features(result, confidence, disagreement, size, diameter):
                      np.quantile(confidence, 0.2),
                      np.log(max(result.reprojection_error / size, 1e-3)),
                      np.log(np.clip(spread, 1e-4, 1e2)),
-                     np.log(max(np.median(disagreement) / size, 1e-4))])
+                     np.log(max(np.median(disagreement) / size, 1e-4)), likelihood, *agreement])
+
+
+def silhouette_agreement(mask, pixels):
+    """
+    Compare a pose's silhouette with the segmenter's mask.
+
+    Parameters
+    ----------
+    mask : array of uint8, shape (size, size)
+        Crop of the mask, 255 where the object is.
+    pixels : array, shape (P, 2)
+        Points spread over the object's surface, x, y in the crop.
+
+    Returns
+    -------
+    agreement : array, shape (2,)
+        The share of the mask inside the silhouette, which a right pose has near 1, and of the
+        silhouette inside the mask, which occlusion lowers.
+
+    """
+    seen = cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA) > 127
+    cells = np.round((pixels + 0.5) * GRID / len(mask) - 0.5).astype(int)
+    cells = cells[((cells >= 0) & (cells < GRID)).all(1)]
+    drawn = np.zeros((GRID, GRID), np.uint8)
+    drawn[cells[:, 1], cells[:, 0]] = 1
+    drawn = cv2.morphologyEx(drawn, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) > 0
+    both = (seen & drawn).sum()
+    return np.array([both / max(seen.sum(), 1), both / max(drawn.sum(), 1)])
 
 
 def score(features, calibration):

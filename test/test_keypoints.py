@@ -164,14 +164,6 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         Checkpoint.load(path)
 
 
-def test_scores_of_another_version_are_refused(tmp_path):
-    path = tmp_path / 'cup.safetensors'
-    original = checkpoint()
-    replace(original, calibration={**original.calibration, 'weights': [0.0] * 3}).save(path)
-    with pytest.raises(InputError, match='the score of another version'):
-        Checkpoint.load(path)
-
-
 def test_predictor_takes_and_gives_numpy():
     predictor = KeypointPredictor(checkpoint())
     rng = np.random.default_rng(0)

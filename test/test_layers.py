@@ -24,6 +24,7 @@ LAYERS = {
     'mesh': 0,
     'object_model': 0,
     # L1 algorithms: OpenCV, SciPy
+    'belief': 1,
     'bop': 1,
     'camera_file': 1,
     'demo': 1,
@@ -43,6 +44,7 @@ LAYERS = {
     'bench': 3,
     'cli': 3,
     'evaluate': 3,
+    'keypoints.calibrate': 3,
     'keypoints.report': 3,
     'keypoints.train': 3,
     'pipeline': 3,

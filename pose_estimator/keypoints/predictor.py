@@ -22,11 +22,14 @@ class Keypoints:
         x, y in crop pixels.
     confidence : array, shape (N, K)
         0..1, the share of belief around the maximum.
+    heatmaps : array of float32, shape (N, K, h, h)
+        Belief in each cell.
 
     """
 
     pixels: np.ndarray
     confidence: np.ndarray
+    heatmaps: np.ndarray
 
 
 class KeypointPredictor:
@@ -79,4 +82,5 @@ class KeypointPredictor:
         image = prepare_input(color, mask).contiguous(memory_format=torch.channels_last)
         heatmaps = self._activation(self._network(image)[-1].float())
         pixels, confidence = decode(heatmaps, self.size)
-        return Keypoints(pixels.double().cpu().numpy(), confidence.double().cpu().numpy())
+        return Keypoints(pixels.double().cpu().numpy(), confidence.double().cpu().numpy(),
+                         heatmaps.cpu().numpy())

@@ -42,7 +42,7 @@ class Findings:
     pictures: list
 
 
-def evaluate_virtually(checkpoint, sampler):
+def evaluate_virtually(checkpoint, sampler, easy=1.0):
     """
     Measure keypoints and poses on virtual crops, and calibrate the score.
 
@@ -52,6 +52,8 @@ def evaluate_virtually(checkpoint, sampler):
         Its calibration is not used.
     sampler : CropSampler
         Of held-back views, with crops FIELD times as large and as wide as the network's.
+    easy : float
+        From this share of the sampler's faults to all of them.
 
     Returns
     -------
@@ -63,7 +65,9 @@ def evaluate_virtually(checkpoint, sampler):
     turns = model.symmetries_for(checkpoint.network_input).transforms(36)
     point_error, features, right, shift, angle, nees = [], [], [], [], [], []
     visible, is_right, pictures = [], [], []
-    for _ in range(SAMPLES // 16):
+    config = sampler.config
+    for share in np.random.default_rng(0).uniform(easy, 1, SAMPLES // 16):
+        sampler.config = config.eased(share)
         batch = sampler.batch(16)
         for index, (seen, truth, shown) in enumerate(_look(predictor, batch)):
             error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
@@ -161,10 +165,11 @@ def _calibration_error(chance, right, bins=10):
                * (place == index).mean() for index in range(bins) if (place == index).any())
 
 
-def write_report(path, model, config, about, history, findings):
+def write_report(path, checkpoint, findings):
     """Write NAME.md, the card, and NAME.png, curves and sample pictures, beside the weights."""
     stem = path.with_suffix('')
-    _draw(stem.with_name(stem.name + '.png'), model, config, history, findings)
+    model, network, about = checkpoint.model, checkpoint.config, checkpoint.training
+    _draw(stem.with_name(stem.name + '.png'), checkpoint, findings)
     scores = findings.scores
 
     def number(key, pattern):
@@ -172,7 +177,7 @@ def write_report(path, model, config, about, history, findings):
 
     stem.with_name(stem.name + '.md').write_text(f"""# {stem.name}
 
-Keypoint model of the object `{model.name}` for input `{config.network_input}`
+Keypoint model of the object `{model.name}` for input `{checkpoint.network_input}`
 ({", ".join(f"`{name}`" for name in about["channels"])}), for `pose_estimator`.
 
 | | |
@@ -182,9 +187,9 @@ Keypoint model of the object `{model.name}` for input `{config.network_input}`
 | Date, machine | {about["date"]}; {about["processor"]} |
 | Time, samples | {about["minutes"]} min, {about["samples"]} crops of {about["views"]} views |
 | Started from | {_origin(about["start"])} |
-| Network | {config.network.modules} hourglasses, {config.network.width} channels, \
-{config.network.input_size} px in, {config.network.heatmap_size} px heatmaps, \
-{config.network.keypoints} keypoints, loss {config.loss} |
+| Network | {network.modules} hourglasses, {network.width} channels, \
+{network.input_size} px in, {network.heatmap_size} px heatmaps, \
+{network.keypoints} keypoints, loss {checkpoint.loss} |
 
 On {scores["samples"]} held-back virtual crops (other views, backgrounds and seeds, occluded and
 with faulty masks as in training):
@@ -193,7 +198,7 @@ with faulty masks as in training):
 calibration error of the score |
 |---|---|---|---|---|---|
 | {scores["add_0.1d"]:.1f} % | {scores["keypoint_error_px"]:.2f} px of \
-{config.network.input_size} | {number("rotation_deg", "{:.1f} deg")} | \
+{network.input_size} | {number("rotation_deg", "{:.1f} deg")} | \
 {number("translation_of_diameter", "{:.3f} d")} | {scores["no_pose"]:.1f} % | \
 {scores["calibration_error"]:.3f} |
 
@@ -209,13 +214,14 @@ def _origin(start):
             f'`{start["command"]}`, from {_origin(start["start"])}')
 
 
-def _draw(path, model, config, history, findings):
+def _draw(path, checkpoint, findings):
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
     figure = pyplot.figure(figsize=(12, 7.2), dpi=80)
-    figure.suptitle(f'{model.name}, input {config.network_input}: held-back virtual crops, '
-                    'truth green, found red (pale: unsure)')
+    history = checkpoint.training.get('history')
+    figure.suptitle(f'{checkpoint.model.name}, input {checkpoint.network_input}: held-back '
+                    'virtual crops, truth green, found red (pale: unsure)')
     curves, crops = figure.subfigures(2, 1, height_ratios=(1, 1.9))
     curve, share = curves.subplots(1, 2, gridspec_kw={
         'left': 0.07, 'right': 0.98, 'bottom': 0.25, 'top': 0.82})

@@ -46,8 +46,9 @@ from ..synthetic.views import appearance_views, silhouette_views
 
 DEFAULT_MINUTES = 15.0
 SAVE_EVERY = 60.0  # seconds
-# Crops are easy at first, at this share of all faults, and as hard as they are to be at last;
-# between these shares of the training they become harder.
+HISTORY = 150  # points of the loss curve that are kept
+# Crops are easy at first, at this share of all faults; between these shares of the training they
+# become harder, until at last they are anything from easy to as hard as can be.
 EASY, HARDER = 0.2, (0.35, 0.8)
 # Set apart by seed: what is trained on, and what the report is measured on.
 TRAIN_SEED, REPORT_SEED = 0, 1_000_003
@@ -224,7 +225,9 @@ class _Crops(IterableDataset):
         sampler = self.make_sampler(self.seed + (worker.id if worker else 0))
         config = sampler.config
         while True:
-            sampler.config = config.eased(self.severity.item())
+            # Clear crops among the hard ones keep the network exact.
+            share = torch.rand((), generator=sampler.generator, device=sampler.device).item()
+            sampler.config = config.eased(self.severity.item() * (EASY + (1 - EASY) * share))
             crops = sampler.batch(self.batch)
             yield prepare_input(crops.rgb, crops.mask), crops.keypoints
 
@@ -408,22 +411,33 @@ def finish(model, mesh, config, network, output, path, source, facts):
                if not name.endswith('num_batches_tracked')}
     draft = Checkpoint(model, config.network_input, CHANNELS[config.network_input],
                        config.network, config.crops.margin, config.loss, {}, weights)
-    findings = evaluate_virtually(draft, held_back_sampler(model, mesh, config))
+    history = facts['history'][::math.ceil(len(facts['history']) / HISTORY) or 1]
     about = {
         'command': 'python -m pose_estimator ' + shlex.join(sys.argv[1:]),
         'date': datetime.date.today().isoformat(), 'torch': torch.__version__,
         'processor': f'{facts["device"]}, {os.cpu_count()} cores, {platform.machine()}',
         **{key: facts[key] for key in ('minutes', 'samples', 'views', 'start')},
-        'loss_at_end': round(facts['history'][-1][1], 4) if facts['history'] else None,
-        'channels': list(CHANNELS[config.network_input]),
-        'crops': asdict(config.crops), 'virtual_scores': findings.scores}
-    replace(draft, calibration=findings.calibration, training=about).save(path)
+        'history': [[count, round(loss, 4)] for count, loss in history],
+        'channels': list(CHANNELS[config.network_input]), 'crops': asdict(config.crops)}
+    measure(replace(draft, training=about), mesh, path)
     if source:
         (output / f'{model.name}.yaml').write_text(
             '# Written by train; weights beside it. Train again with this file as OBJECT.yaml.\n'
             + yaml.safe_dump({key: value for key, value in source.items() if value is not None},
                              sort_keys=False, default_flow_style=None))
-    write_report(path, model, config, about, facts['history'], findings)
+
+
+def measure(checkpoint, mesh, path):
+    """Measure on held-back virtual data, fit the score, and write weights, card and report."""
+    crops = CropConfig(size=checkpoint.config.input_size, margin=checkpoint.margin)
+    config = TrainConfig(checkpoint.network_input, samples=1, network=checkpoint.config,
+                         crops=crops)
+    sampler = held_back_sampler(checkpoint.model, mesh, config)
+    findings = evaluate_virtually(checkpoint, sampler, EASY)
+    checkpoint = replace(checkpoint, calibration=findings.calibration,
+                         training={**checkpoint.training, 'virtual_scores': findings.scores})
+    checkpoint.save(path)
+    write_report(path, checkpoint, findings)
     scores = findings.scores
     print(f'{path}: {scores["add_0.1d"]:.1f} % of held-back virtual poses within ADD 0.1 d, '
           f'median keypoint error {scores["keypoint_error_px"]:.2f} px')

@@ -28,6 +28,8 @@ class CropConfig:
     """
     How crops are made; probabilities are per crop, lengths relative to the box or the crop.
 
+    `roll` is the standard deviation in radians of a camera that is upright.
+
     The faults of masks and boxes follow what a real Mask R-CNN was seen to do: an outline that
     wobbles and lies more often too far in than out, parts of an object lost, its neighbours
     taken for it, a box about a part only.
@@ -35,6 +37,7 @@ class CropConfig:
 
     size: int = 128
     margin: float = 1.4
+    roll: float = 0.2
     box_shift: float = 0.08
     box_scale: float = 0.15
     box_partial: float = 0.15
@@ -138,6 +141,7 @@ class CropSampler:
         self._rotation = self._tensor(np.stack([pose.R_m2c for pose in poses]))
         self._translation = self._tensor(np.stack([pose.t_m2c for pose in poses]))
         self._focal = self._tensor(bank.focal)
+        self._upright = torch.from_numpy(bank.upright).to(self.device)
         self._pixels = torch.from_numpy(bank.pixels).to(self.device)
         self._keypoints = self._tensor(np.stack(
             [labelings(pose, model.keypoints, symmetries) for pose in poses]))  # (V, L, K, 3)
@@ -169,7 +173,9 @@ class CropSampler:
         config, size = self.config, self.config.size
         view = torch.randint(len(self._focal), (count,), generator=self.generator,
                              device=self.device)
-        roll = _roll_matrix(self._uniform(0, 2 * math.pi, count))
+        roll = torch.where(self._upright[view], self._normal(count) * config.roll,
+                           self._uniform(0, 2 * math.pi, count))
+        roll = _roll_matrix(roll)
         focal = self._focal[view]
         base_K = _intrinsics(focal, VIEW_SIZE)
         pixels = self._pixels[view]

@@ -1,0 +1,213 @@
+"""Where keypoints may be, from several looks at a crop, and the pose that agrees with it best."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .geometry import Pose
+
+# The looks see past the edges of the crop, by this share of its side.
+BEYOND = 0.125
+# Standard deviations, in cells, of the windows in which a pose draws its keypoints to where the
+# network believes them: wide ones first, which reach far, narrow ones last, which are exact.
+WINDOWS = (3.0, 2.0, 1.5, 1.2, 1.0, 0.8)
+# After this many windows only this many of the poses go on.
+TRIED, KEPT = 2, 3
+# Belief in a cell that costs a keypoint out of place no more than this.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Belief:
+    """
+    The network's belief about K keypoints of one object, in cells over its crop.
+
+    Attributes
+    ----------
+    maps : array of float32, shape (n, n, K)
+        Share of belief in each cell; the sum of each map is at most about 1.
+    stride : float
+        Side of a cell in pixels of the crop.
+    origin : float
+        The crop's first pixel lies at this cell, minus half a pixel; see to_cells.
+
+    """
+
+    maps: np.ndarray
+    stride: float
+    origin: float
+
+    @classmethod
+    def of_looks(cls, heatmaps, looks, crop):
+        """
+        Return the mean belief of several looks.
+
+        Parameters
+        ----------
+        heatmaps : array of float32, shape (L, K, h, h)
+            Of the network, one for each look.
+        looks : list of CropCamera
+            Cameras of the same centre, L of them.
+        crop : CropCamera
+            The one in whose image the belief is wanted.
+
+        Returns
+        -------
+        Belief
+
+        """
+        side = heatmaps.shape[-1]
+        stride = crop.size / side
+        beyond = round(BEYOND * side)
+        total = side + 2 * beyond
+        cell2crop = np.array([[stride, 0, (0.5 - beyond) * stride - 0.5],
+                              [0, stride, (0.5 - beyond) * stride - 0.5], [0, 0, 1]])
+        look2cell = np.array([[1 / stride, 0, 0.5 / stride - 0.5],
+                              [0, 1 / stride, 0.5 / stride - 0.5], [0, 0, 1]])
+        maps = np.zeros((total, total, heatmaps.shape[1]), np.float32)
+        back = crop.R_cam2crop.T @ np.linalg.inv(crop.K)
+        for heatmap, look in zip(heatmaps, looks):
+            warp = look2cell @ look.K @ look.R_cam2crop @ back @ cell2crop
+            seen = cv2.warpPerspective(
+                np.ascontiguousarray(heatmap.transpose(1, 2, 0)), warp, (total, total),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            # A zoomed look spreads the same belief over more of its cells.
+            maps += seen.reshape(maps.shape) * abs(np.linalg.det(warp[:2, :2]))
+        return cls(maps / len(looks), stride, beyond)
+
+    def to_cells(self, pixels):
+        """Return positions in cells of pixels of the crop, shape (..., 2)."""
+        return (pixels + 0.5) / self.stride - 0.5 + self.origin
+
+    def to_pixels(self, cells):
+        """Return pixels of the crop of positions in cells, the inverse of to_cells."""
+        return (cells - self.origin + 0.5) * self.stride - 0.5
+
+    def window(self, sigma):
+        """Return a function pixels (H, K, 2) -> mean (H, K, 2), mass (H, K) of the belief near."""
+        size, _, count = self.maps.shape
+        axis = np.arange(size, dtype=np.float32)
+        moments = np.concatenate([self.maps, self.maps * axis[:, None], self.maps
+                                  * axis[:, None, None]], 2)
+        blurred = cv2.GaussianBlur(moments, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+        # Not a mean but a sum in the window, in which the middle counts in full.
+        blurred = blurred.reshape(size, size, 3, count) * np.float32(2 * np.pi * sigma ** 2)
+
+        def near(pixels):
+            mass, x, y = np.moveaxis(_sample(blurred, self.to_cells(pixels)), 1, 0)
+            weight = np.maximum(mass, 1e-9)
+            return self.to_pixels(np.stack([x / weight, y / weight], -1)), mass
+
+        return near
+
+    def likelihood(self, pixels):
+        """Return the mean log of the belief at pixels (H, K, 2), shape (H,)."""
+        size, _, count = self.maps.shape
+        smooth = cv2.GaussianBlur(self.maps, (0, 0), 0.5, borderType=cv2.BORDER_CONSTANT)
+        belief = _sample(smooth.reshape(size, size, 1, count), self.to_cells(pixels))[..., 0, :]
+        return np.log(FLOOR + belief).mean(1)
+
+
+def _sample(maps, cells):
+    """Return maps (n, n, M, K) at cells (H, K, 2), bilinearly, shape (H, M, K); 0 outside."""
+    size, count = len(maps), maps.shape[-1]
+    cells = np.clip(np.nan_to_num(cells, nan=-2.0), -2, size + 1)
+    low = np.floor(cells).astype(int)
+    part = cells - low
+    index = np.arange(count)
+    total = np.zeros((len(cells), maps.shape[2], count), np.float32)
+    for right in (0, 1):
+        for down in (0, 1):
+            x, y = low[..., 0] + right, low[..., 1] + down
+            inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+            weight = (np.abs(1 - right - part[..., 0]) * np.abs(1 - down - part[..., 1]) * inside)
+            picked = maps[np.clip(y, 0, size - 1), np.clip(x, 0, size - 1), :, index]  # (H, K, M)
+            total += np.moveaxis(picked, 2, 1) * weight[:, None]
+    return total
+
+
+def most_believed_pose(hypotheses, belief, points, K):
+    """
+    Return the pose that the belief agrees with best, starting from several.
+
+    Each hypothesis is drawn by mean shift towards where belief is (Comaniciu & Meer 2002), by
+    Gauss-Newton on all keypoints at once, so that a keypoint in doubt between two places goes
+    where the others say.
+
+    Parameters
+    ----------
+    hypotheses : list of Pose
+        At least one.
+    belief : Belief
+        Of the crop.
+    points : array, shape (K, 3)
+        Keypoints, model frame, metres.
+    K : array, shape (3, 3)
+        Intrinsics of the crop.
+
+    Returns
+    -------
+    pose : Pose
+    pixels : array, shape (K, 2)
+        Where near its keypoints the belief is, x, y in the crop.
+    mass : array, shape (K,)
+        How much of the belief is there, 0..1.
+    likelihood : float
+        Mean log of the belief at the pose's keypoints.
+
+    """
+    rotation = np.stack([pose.R_m2c for pose in hypotheses])
+    translation = np.stack([pose.t_m2c for pose in hypotheses])
+    for step, sigma in enumerate(WINDOWS):
+        near = belief.window(sigma)
+        for _ in range(1 if step == 0 else 2):
+            target, mass = near(_project(rotation, translation, points, K))
+            rotation, translation = _gauss_newton(rotation, translation, points, K, target,
+                                                  mass + 1e-6)
+        if step + 1 == TRIED and len(rotation) > KEPT:
+            value = belief.likelihood(_project(rotation, translation, points, K))
+            best = np.argsort(-value, kind='stable')[:KEPT]
+            rotation, translation = rotation[best], translation[best]
+    seen = _project(rotation, translation, points, K)
+    value = belief.likelihood(seen)
+    winner = int(value.argmax())
+    pixels, mass = near(seen[winner:winner + 1])
+    return (Pose(rotation[winner], translation[winner]), pixels[0].astype(float),
+            np.clip(mass[0], 0, 1).astype(float), float(value[winner]))
+
+
+def _project(rotation, translation, points, K):
+    """Return pixels (H, K, 2) of points (K, 3) under H poses; NaN behind the camera."""
+    camera = np.einsum('hij,kj->hki', rotation, points) + translation[:, None]
+    depth = np.where(camera[..., 2:] > 1e-6, camera[..., 2:], np.nan)
+    return (camera @ K.T)[..., :2] / depth
+
+
+def _gauss_newton(rotation, translation, points, K, target, weight):
+    """Return H poses after one step towards the pixels `target` (H, K, 2)."""
+    turned = np.einsum('hij,kj->hki', rotation, points)
+    x, y, z = np.moveaxis(turned + translation[:, None], 2, 0)
+    z = np.maximum(z, 1e-6)
+    zero = np.zeros_like(z)
+    error = np.stack([K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]], -1) - target
+    by_point = np.stack([np.stack([K[0, 0] / z, zero, -K[0, 0] * x / z ** 2], -1),
+                         np.stack([zero, K[1, 1] / z, -K[1, 1] * y / z ** 2], -1)], -2)
+    a, b, c = np.moveaxis(turned, 2, 0)
+    # d(w x p)/dw = -[p]x
+    by_turn = np.stack([np.stack([zero, c, -b], -1), np.stack([-c, zero, a], -1),
+                        np.stack([b, -a, zero], -1)], -2)
+    jacobian = np.concatenate([by_point, by_point @ by_turn], -1)  # (H, K, 2, 6)
+    weighted = jacobian * weight[..., None, None]
+    normal = np.einsum('hkia,hkib->hab', weighted, jacobian)
+    gradient = np.einsum('hkia,hki->ha', weighted, error)
+    diagonal = np.einsum('haa->ha', normal)
+    normal = normal + np.eye(6) * (1e-3 * diagonal + 1e-9)[:, None]
+    step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
+    # No leaps: at most half a radian, and a third of the distance.
+    turn = np.linalg.norm(step[:, 3:], axis=1, keepdims=True)
+    step[:, 3:] *= np.minimum(1, 0.5 / np.maximum(turn, 1e-9))
+    move = np.linalg.norm(step[:, :3], axis=1, keepdims=True)
+    step[:, :3] *= np.minimum(1, 0.3 * translation[:, 2:] / np.maximum(move, 1e-9))
+    rotation = np.stack([cv2.Rodrigues(one)[0] for one in step[:, 3:]]) @ rotation
+    return rotation, translation + step[:, :3]
