@@ -13,6 +13,7 @@ COMMANDS = {
     'calibrate': ('keypoints.calibrate', 'the score of a trained model, fitted anew'),
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),
+    'accuracy': ('accuracy', 'the tables of docs/accuracy.md'),
     'run': ('run_images', 'poses in images or a video'),
     'bench': ('bench', 'timings on this machine'),
 }

@@ -1,5 +1,8 @@
 """Devices of torch by name."""
 
+from pathlib import Path
+import platform
+
 import torch
 
 from .errors import InputError
@@ -15,3 +18,12 @@ def torch_device(name):
         raise InputError(f'device: expected cpu or a GPU that is there, got {name!r}: '
                          f'{reason}') from error
     return device
+
+
+def processor_name():
+    """Return the name of this machine's processor."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+        return next(line.split(':')[1].strip() for line in lines if 'model name' in line)
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -14,7 +14,7 @@ from .geometry import Pose
 from .instance import Instance
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
-from .pnp import PnPResult, settle, solve_pnp
+from .pnp import PnPResult, propose, settle
 from .scoring import pose_features, score, silhouette_agreement
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
@@ -142,13 +142,13 @@ def gather(predictor, image, instances, camera):
         disagreement = np.sqrt((((pixels - mean) ** 2) * weight).sum((0, 2)) / 2)
         confidence = found.confidence[own].mean(0)
         # The mean of all looks and each of them alone may find the pose.
-        first = solve_pnp(points, mean, confidence, crop.K, crop.size)
-        hypotheses = [first] + [solve_pnp(points, one, sure, crop.K, crop.size)
-                                for one, sure in zip(pixels, found.confidence[own])]
-        poses = [one.pose for one in hypotheses if one.pose is not None]
+        proposals = [propose(points, one, sure, crop.K, crop.size)
+                     for one, sure in zip([mean, *pixels], [confidence, *found.confidence[own]])]
+        poses = [pose for pose, _, _ in proposals if pose is not None]
         if not poses:
+            result = PnPResult(None, None, np.zeros(len(points), bool), np.nan, proposals[0][2])
             evidence.append(Evidence(crop, mean, confidence, disagreement, -np.inf,
-                                     np.zeros(2), first))
+                                     np.zeros(2), result))
             continue
         belief = Belief.of_looks(found.heatmaps[own], looks[own], crop)
         pose, near, mass, likelihood = most_believed_pose(poses, belief, points, crop.K)

@@ -16,7 +16,8 @@ MIN_BELIEF = 0.03
 MIN_INLIERS = 6
 # Reprojection error of an inlier, relative to the side of the crop.
 INLIER_RADIUS = 0.035
-RANSAC_ITERATIONS = 150
+RANSAC_ITERATIONS = 50
+RANSAC_SOLVER = cv2.SOLVEPNP_AP3P
 REFINE_STEPS = 8
 
 
@@ -69,24 +70,40 @@ def solve_pnp(points, pixels, confidence, K, size):
     PnPResult
 
     """
-    nothing = np.zeros(len(points), bool)
+    pose, inliers, reason = propose(points, pixels, confidence, K, size)
+    if pose is None:
+        return PnPResult(None, None, np.zeros(len(points), bool), np.nan, reason)
+    return settle(pose, points, pixels, confidence, K, size, inliers)
+
+
+def propose(points, pixels, confidence, K, size):
+    """
+    Return the pose that most keypoints agree with, by solvePnPRansac; see solve_pnp.
+
+    Returns
+    -------
+    pose : Pose or None
+        Not refined.
+    inliers : array of int
+        Indices of the keypoints that agree.
+    reason : str
+        Why there is no pose, else ''.
+
+    """
     used = np.flatnonzero((confidence >= MIN_CONFIDENCE) & np.isfinite(pixels).all(1))
     if len(used) < MIN_INLIERS:
-        return PnPResult(None, None, nothing, np.nan,
-                         f'only {len(used)} keypoints are sure, {MIN_INLIERS} are needed')
-    radius = INLIER_RADIUS * size
+        return None, used, f'only {len(used)} keypoints are sure, {MIN_INLIERS} are needed'
     try:
         found, rotvec, translation, chosen = cv2.solvePnPRansac(
             points[used], pixels[used], K, None, iterationsCount=RANSAC_ITERATIONS,
-            reprojectionError=radius, confidence=0.999, flags=cv2.SOLVEPNP_EPNP)
+            reprojectionError=INLIER_RADIUS * size, confidence=0.99, flags=RANSAC_SOLVER)
     except cv2.error:
         found, chosen = False, None
-    if not found or chosen is None or len(chosen) < MIN_INLIERS:
-        count = 0 if chosen is None else len(chosen)
-        return PnPResult(None, None, nothing, np.nan,
-                         f'only {count} keypoints agree on a pose, {MIN_INLIERS} are needed')
-    pose = Pose.from_rotvec(rotvec, translation)
-    return settle(pose, points, pixels, confidence, K, size, used[np.ravel(chosen)])
+    chosen = np.zeros(0, int) if chosen is None else np.ravel(chosen)
+    if not found or len(chosen) < MIN_INLIERS:
+        return None, used[chosen], (f'only {len(chosen)} keypoints agree on a pose, '
+                                    f'{MIN_INLIERS} are needed')
+    return Pose.from_rotvec(rotvec, translation), used[chosen], ''
 
 
 def settle(pose, points, pixels, confidence, K, size, inliers=None):

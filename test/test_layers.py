@@ -41,6 +41,7 @@ LAYERS = {
     'synthetic.crops': 2,
     # L3 composition
     '__main__': 3,
+    'accuracy': 3,
     'bench': 3,
     'cli': 3,
     'evaluate': 3,

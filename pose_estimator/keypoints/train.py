@@ -35,7 +35,7 @@ from .hourglass import HourglassConfig, StackedHourglass
 from .inputs import prepare_input
 from .muon import Muon
 from .report import evaluate_virtually, FIELD, write_report
-from ..devices import torch_device
+from ..devices import processor_name, torch_device
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
@@ -551,8 +551,4 @@ def _load_resume(path, model, config):
 def _device_name(device):
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(':')[1].strip() for line in lines if 'model name' in line)
-    except (OSError, StopIteration):
-        return 'CPU'
+    return processor_name()

@@ -1,0 +1,361 @@
+"""
+Measure the shipped models on data sets in BOP's layout, and write the tables into a document.
+
+    python -m pose_estimator accuracy lmo=DATASET=detections.json cat=DATASET --output accuracy.md
+
+Each data set is NAME=FOLDER or NAME=FOLDER=DETECTIONS; with detections it is measured with their
+masks and with true visible ones, without with true ones alone. What stands in the document between
+the lines `<!-- NAME -->` and `<!-- end -->` is replaced, pictures go into a folder beside it.
+Nothing is trained, and the truth chooses nothing.
+"""
+
+from dataclasses import dataclass
+import datetime
+import os
+from pathlib import Path
+import re
+import time
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from . import assets
+from .bop import BopDataset, read_results, Result
+from .devices import processor_name
+from .drawing import draw_poses
+from .errors import InputError
+from .evaluate import measure, names_by_number, summarize
+from .pipeline import find_models, PoseEstimator
+from .scoring import RIGHT
+from .segmentation.recorded import RecordedSegmenter
+from .true_masks import TrueMasks
+
+SHOWN = ('targets', 'missing', 'add', 'proj5', '5cm5deg', 'mssd', 'mspd', 'at95')
+VISIBLE = (0.0, 0.5, 0.7, 0.85, 1.01)
+# A detection is of the object when its box overlaps the visible part's at least so much.
+BOX_IOU = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """
+    All estimates of one data set by one network input and one kind of masks.
+
+    Attributes
+    ----------
+    title : str
+    names : dict
+        Object number -> name.
+    found : list of (scene_id, image_id, ObjectPose, seconds for the image)
+    results : list of Result
+    targets : list of Target
+    errors : list of Errors
+        One for each target.
+
+    """
+
+    title: str
+    names: dict
+    found: list
+    results: list
+    targets: list
+    errors: list
+
+
+def add_arguments(parser):
+    """Declare the command's options."""
+    parser.add_argument('datasets', nargs='+', metavar='NAME=FOLDER[=DETECTIONS]',
+                        help="data sets in BOP layout, and a segmenter's output on them")
+    parser.add_argument('--models', type=Path, metavar='DIR',
+                        help='folder of trained models (default: those of the package)')
+    parser.add_argument('--output', type=Path, required=True, metavar='MD',
+                        help='document whose tables are rewritten')
+    parser.add_argument('--peer', nargs=2, action='append', default=[],
+                        metavar=('NAME', 'CSV'),
+                        help="another method's result file on the first data set")
+    parser.add_argument('--pictures', metavar='CREDIT',
+                        help='write pictures of the first data set too, with this line of credit')
+
+
+def run(args):
+    """Carry out the command; return the exit code."""
+    if not args.output.is_file():
+        raise InputError(f'{args.output}: expected the document, got no such file')
+    models = args.models or assets.find('models')
+    folder = args.output.with_suffix('')
+    text = args.output.read_text()
+    for index, one in enumerate(args.datasets):
+        name, *paths = one.split('=')
+        if not 1 <= len(paths) <= 2:
+            raise InputError(f'data set: expected NAME=FOLDER or NAME=FOLDER=DETECTIONS, got '
+                             f'{one!r}')
+        dataset = BopDataset(paths[0])
+        detections = paths[1] if len(paths) == 2 else None
+        peers = args.peer if index == 0 else []
+        folder.mkdir(exist_ok=True)
+        lines = _measure_dataset(name, dataset, detections, models, peers, folder,
+                                 args.pictures if index == 0 else None)
+        text = _replace(text, name, '\n'.join(lines), args.output)
+        args.output.write_text(text)
+        print('\n'.join(lines))
+    return 0
+
+
+def _replace(text, name, tables, path):
+    """Return the document with the part of one data set replaced."""
+    pattern = re.compile(rf'(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)', re.DOTALL)
+    if not pattern.search(text):
+        raise InputError(f'{path}: expected lines <!-- {name} --> and <!-- end -->, got none')
+    return pattern.sub(lambda match: match[1] + tables + '\n' + match[2], text, count=1)
+
+
+def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
+    """Return the lines of one data set's tables."""
+    runs = []
+    for network_input in ('rgb_mask', 'mask'):
+        known = find_models(models, network_input)
+        numbers = {target.object_id for target in dataset.targets()}
+        wanted = [one for one in known if _number(models, one, network_input) in numbers]
+        if not wanted:
+            continue
+        estimator = PoseEstimator.from_directory(models, network_input, objects=wanted)
+        threshold, estimator.min_score = estimator.min_score, 0.0
+        names = names_by_number(estimator.models)
+        sources: list = [('true', TrueMasks(dataset, names))]
+        if detections is not None:
+            sources.insert(0, ('detected', RecordedSegmenter(detections, names)))
+        for kind, source in sources:
+            title = f'`{network_input}`, {kind} masks'
+            runs.append(_estimate(title, dataset, estimator, names, source,
+                                  tqdm(dataset.images(), unit='image', desc=f'{name}, {title}')))
+    if not runs:
+        raise InputError(f'{models}: expected models of objects of {dataset.path}, got none')
+    first = runs[0]
+    lines = [f'{len(dataset.images())} images; {datetime.date.today().isoformat()}, '
+             f'{processor_name()}, {len(os.sched_getaffinity(0))} cores.', '', _row('', SHOWN),
+             _row('---', ['--:'] * len(SHOWN))]
+    for one in runs:
+        lines.append(_row(one.title, _numbers(summarize(one.errors))))
+    for title, path in peers:
+        errors = measure(dataset, read_results(path), dataset.targets())
+        lines.append(_row(title, _numbers(summarize(errors))))
+    lines += ['', f'Per object, {first.title}:', '', _row('object', SHOWN),
+              _row('---', ['--:'] * len(SHOWN))]
+    for number in sorted({target.object_id for target in first.targets}):
+        own = [error for error in first.errors if error.object_id == number]
+        lines.append(_row(str(number), _numbers(summarize(own))))
+    lines += [''] + _along_and_across(dataset, runs)
+    lines += [''] + _by_visibility(dataset, runs)
+    if detections is not None:
+        lines += [''] + _what_a_robot_gets(dataset, first, threshold, folder / f'{name}.png')
+    if credit:
+        lines += [''] + _pictures(dataset, first, models, folder / f'{name}.jpg', credit)
+    return lines
+
+
+def _number(models, name, network_input):
+    from .keypoints.checkpoint import Checkpoint
+    return Checkpoint.load(find_models(models, network_input)[name]).model.bop_id
+
+
+def _estimate(title, dataset, estimator, names, source, images):
+    """Return the Run of all instances of a source."""
+    found, results = [], []
+    for scene_id, image_id in images:
+        image = dataset.image(scene_id, image_id)
+        height, width = image.shape[:2]
+        instances = source.instances(scene_id, image_id, height, width)
+        camera = dataset.camera(scene_id, image_id, width, height)
+        started = time.perf_counter()
+        poses = estimator.estimate(image if estimator.needs_image else None, instances, camera)
+        seconds = time.perf_counter() - started
+        found += [(scene_id, image_id, one, seconds) for one in poses]
+        results += [Result(scene_id, image_id, estimator.models[one.name].bop_id, one.score,
+                           one.pose, seconds) for one in poses if one.pose is not None]
+    untrusted = set(getattr(source, 'untrusted', ()))
+    targets = [one for one in dataset.targets() if one.object_id in names
+               and one not in untrusted]
+    return Run(title, names, found, results, targets, measure(dataset, results, targets))
+
+
+def _row(title, cells):
+    return '| ' + ' | '.join([title, *map(str, cells)]) + ' |'
+
+
+def _numbers(row):
+    return [row[key] if isinstance(row[key], int) else f'{row[key]:.1f}' for key in SHOWN]
+
+
+def _best(run):
+    """Return {target: Result} of the highest score."""
+    best = {}
+    for one in run.results:
+        key = one.scene_id, one.image_id, one.object_id
+        if key not in best or one.score > best[key].score:
+            best[key] = one
+    return best
+
+
+def _truth(dataset, target):
+    return next(one for one in dataset.truths(target.scene_id, target.image_id)
+                if one.object_id == target.object_id)
+
+
+def _along_and_across(dataset, runs):
+    """Return lines on translation errors along and across the viewing ray."""
+    lines = ['Median errors of the found, and the shift along the ray by itself (+: too far):', '',
+             _row('', ['rotation', 'along the ray', 'across it', 'along, signed']),
+             _row('---', ['--:'] * 4)]
+    for run in runs:
+        best, rows = _best(run), []
+        for target, error in zip(run.targets, run.errors):
+            if target in best:
+                truth = _truth(dataset, target).pose.t_m2c
+                ray = truth / np.linalg.norm(truth)
+                move = best[target].pose.t_m2c - truth
+                rows.append((error.rotation, move @ ray, np.linalg.norm(move - (move @ ray) * ray),
+                             (move @ ray) / np.linalg.norm(truth)))
+        rotation, along, across, share = np.array(rows).T
+        lines.append(_row(run.title, [
+            f'{np.median(rotation):.1f} deg', f'{1e3 * np.median(np.abs(along)):.0f} mm',
+            f'{1e3 * np.median(across):.0f} mm', f'{100 * np.median(share):+.1f} %']))
+    return lines
+
+
+def _by_visibility(dataset, runs):
+    """Return lines on success by the visible fraction."""
+    spans = list(zip(VISIBLE[:-1], VISIBLE[1:]))
+    lines = ['ADD below 0.1 d by the visible fraction of the object (targets in brackets):', '',
+             _row('', [f'{low:.2f} to {min(high, 1):.2f}' for low, high in spans]),
+             _row('---', ['--:'] * len(spans))]
+    for run in runs:
+        visible = np.array([_truth(dataset, one).visible_fraction or 1.0 for one in run.targets])
+        right = np.array([error.add < RIGHT for error in run.errors])
+        cells = []
+        for low, high in spans:
+            inside = (visible >= low) & (visible < high)
+            cells.append(f'{100 * right[inside].mean():.0f} % ({inside.sum()})'
+                         if inside.any() else '-')
+        lines.append(_row(run.title, cells))
+    return lines
+
+
+def _what_a_robot_gets(dataset, run, threshold, path):
+    """Return lines on what is published at the shipped min_score, and draw the reliability."""
+    best = _best(run)
+    found = [(error.add < RIGHT, best[target].score)
+             for target, error in zip(run.targets, run.errors) if target in best]
+    right, score = np.array([one for one, _ in found]), np.array([one for _, one in found])
+    numbers = {target.object_id for target in run.targets}
+    present = {(scene, image, truth.object_id) for scene, image in dataset.images()
+               for truth in dataset.truths(scene, image)}
+    absent = [one for key, one in best.items() if key not in present and key[2] in numbers]
+    ghosts = sum(one.score >= threshold for one in absent)
+    out = score >= threshold
+    missed, wrong = _lost(dataset, run)
+    count = len(run.targets)
+    _draw_reliability(path, score, right)
+    published = out.sum() + ghosts
+    precision = right[out].sum() / published if published else np.nan
+    return [
+        f'At the shipped `min_score` of {threshold:g}, {run.title}: {100 * out.sum() / count:.1f} '
+        f'% of the targets published; {100 * precision:.1f} % of what is published right, poses '
+        f'for objects that are not in the image ({ghosts} published, of {len(absent)} pairs with '
+        'an estimate) counted as wrong.', '',
+        f'Lost to the segmenter: {100 * missed / count:.1f} % of the targets have no detection, '
+        f'{100 * wrong / count:.1f} % none whose box overlaps the visible part by {BOX_IOU}.', '',
+        f'Expected calibration error of the score: {_calibration_error(score, right):.3f}.', '',
+        f'![Reliability of the score]({path.parent.name}/{path.name})']
+
+
+def _lost(dataset, run):
+    """Return the numbers of targets without a detection, and with wrong ones alone."""
+    boxes = {}
+    for scene_id, image_id, one, _ in run.found:
+        boxes.setdefault((scene_id, image_id, one.name), []).append(one.instance.box)
+    missed = wrong = 0
+    for target in run.targets:
+        own = boxes.get((target.scene_id, target.image_id, run.names[target.object_id]), [])
+        truth = _truth(dataset, target).box_visible
+        missed += not own
+        wrong += bool(own) and truth is not None and not any(
+            _overlap(truth, box) >= BOX_IOU for box in own)
+    return missed, wrong
+
+
+def _overlap(first, second):
+    """Return the intersection over union of two boxes x0, y0, x1, y1."""
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    size = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    both = np.prod(np.maximum(size, 0))
+    return both / (np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2]) - both)
+
+
+def _calibration_error(score, right, bins=10):
+    """Return the mean gap between score and share of right poses over bins."""
+    place = np.minimum((score * bins).astype(int), bins - 1)
+    return sum(abs(score[place == index].mean() - right[place == index].mean())
+               * (place == index).mean() for index in range(bins) if (place == index).any())
+
+
+def _draw_reliability(path, score, right):
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    figure, axis = pyplot.subplots(figsize=(4.2, 3.6), dpi=90)
+    place = np.minimum((score * 10).astype(int), 9)
+    bins = [index for index in range(10) if (place == index).any()]
+    axis.plot([0, 1], [0, 1], color='grey', linewidth=1)
+    axis.plot([score[place == index].mean() for index in bins],
+              [right[place == index].mean() for index in bins], 'o-')
+    for index in bins:
+        axis.annotate(str((place == index).sum()), (score[place == index].mean(),
+                                                    right[place == index].mean()),
+                      textcoords='offset points', xytext=(4, -10), fontsize=7)
+    axis.set(xlabel='score', ylabel='share within ADD 0.1 d', xlim=(0, 1), ylim=(0, 1),
+             title='Reliability on photographs')
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def _pictures(dataset, run, models, path, credit):
+    """Write best, median and worst poses as one picture; return lines about it."""
+    best = _best(run)
+    poses = {}
+    for scene_id, image_id, one, _ in run.found:
+        if one.pose is not None:
+            poses[scene_id, image_id, id(one.pose)] = one
+    estimator = PoseEstimator.from_directory(models)
+    ranked = sorted((error.add, target) for target, error in zip(run.targets, run.errors)
+                    if target in best)
+    middle = len(ranked) // 2
+    chosen = ranked[:4] + ranked[middle - 2:middle + 2] + ranked[-4:]
+    tiles = []
+    for add, target in chosen:
+        image = dataset.image(target.scene_id, target.image_id)
+        height, width = image.shape[:2]
+        camera = dataset.camera(target.scene_id, target.image_id, width, height)
+        result = best[target]
+        found = poses[target.scene_id, target.image_id, id(result.pose)]
+        drawn = draw_poses(image, [found], camera, estimator.models)
+        tiles.append(_tile(drawn, found.instance.box, f'ADD {add:.2f} d'))
+    rows = [np.hstack(tiles[start:start + 4]) for start in range(0, len(tiles), 4)]
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
+    return [f'Best, middling and worst (a row each), {run.title}; keypoints red, the '
+            f'projected box blue. {credit}', '', f'![Poses]({path.parent.name}/{path.name})']
+
+
+def _tile(picture, box, text, side=220):
+    """Return a square of a picture about a box, with a caption."""
+    x0, y0, x1, y1 = box
+    half = 0.9 * max(x1 - x0, y1 - y0)
+    center = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    scale = side / (2 * half)
+    matrix = np.array([[scale, 0, side / 2 - scale * center[0]],
+                       [0, scale, side / 2 - scale * center[1]]])
+    tile = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_AREA)
+    cv2.putText(tile, text, (6, side - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 3)
+    cv2.putText(tile, text, (6, side - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1)
+    return tile
