@@ -11,8 +11,11 @@ unexport LD_LIBRARY_PATH RMW_IMPLEMENTATION ROS_DISTRO _ROS_WHEELS_BOOTSTRAP_COM
 # The package is not installed: several checkouts may share one environment.
 RUN = PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
 
+# Photographs with true poses, lmo_dev and lm_cat in BOP's layout, for what measures on them.
+DATA ?= $(or $(POSE_ESTIMATOR_DATA),../shared/data)
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast bench clean
+.PHONY: help setup demo test test-fast bench accuracy train-lmo clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) \
@@ -40,6 +43,19 @@ test-fast: setup  ## the tests that take seconds
 
 bench: setup  ## timings on this machine: virtual data, pose stage, segmenter
 	@$(RUN) -m pose_estimator bench
+
+accuracy: setup  ## poses on photographs: the shipped models on DATA, into docs/accuracy.md
+	@$(RUN) -m pose_estimator accuracy \
+	  "LM-O=$(DATA)/lmo_dev=$(DATA)/lmo_dev/mask_rcnn_detections.json" "cat=$(DATA)/lm_cat" \
+	  --peer "peer: stacked hourglass, photoreal training" \
+	  "$(DATA)/lmo_dev/peer_stacked_hourglass.csv" --pictures "Photographs: LM-O, E. Brachmann \
+	  et al., ECCV 2014, and BOP, T. Hodan et al., CC BY-SA 4.0." --output docs/accuracy.md
+
+train-lmo: setup  ## train the six models of LM-O anew from the meshes in DATA, into out/lmo
+	@set -e; for number in 8 6 1 5 10 12; do \
+	  $(RUN) -m pose_estimator train --unit mm --output out/lmo \
+	    --mesh "$(DATA)/lmo_dev/models/$$(printf obj_%06d.ply $$number)"; \
+	done
 
 clean:  ## remove the virtual environment and what tools left behind
 	rm -rf "$(CURDIR)/.venv" build install log .pytest_cache .mypy_cache

@@ -41,7 +41,7 @@ class CropConfig:
     box_shift: float = 0.08
     box_scale: float = 0.15
     box_partial: float = 0.15
-    occluded: float = 0.6
+    occluded: float = 0.8
     truncated: float = 0.1
     min_visible: float = 0.25
     mask_eroded: float = 0.04
