@@ -14,6 +14,7 @@ COMMANDS = {
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),
     'accuracy': ('accuracy', 'the tables of docs/accuracy.md'),
+    'stability': ('stability', 'how steady poses are in a virtual video'),
     'run': ('run_images', 'poses in images or a video'),
     'bench': ('bench', 'timings on this machine'),
 }

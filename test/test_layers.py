@@ -51,6 +51,7 @@ LAYERS = {
     'pipeline': 3,
     'run_images': 3,
     'segmentation.train': 3,
+    'stability': 3,
     # L4 nodes: ROS, only here
     'demo.real': 4,
     'demo.run': 4,
