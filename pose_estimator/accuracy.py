@@ -114,14 +114,15 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
     """Return the lines of one data set's tables."""
     runs = []
     for network_input in ('rgb_mask', 'mask'):
-        known = find_models(models, network_input)
-        numbers = {target.object_id for target in dataset.targets()}
-        wanted = [one for one in known if _number(models, one, network_input) in numbers]
-        if not wanted:
+        if not find_models(models, network_input):
             continue
-        estimator = PoseEstimator.from_directory(models, network_input, objects=wanted)
+        estimator = PoseEstimator.from_directory(models, network_input)
         threshold, estimator.min_score = estimator.min_score, 0.0
-        names = names_by_number(estimator.models)
+        numbers = {target.object_id for target in dataset.targets()}
+        names = {number: name for number, name in names_by_number(estimator.models).items()
+                 if number in numbers}
+        if not names:
+            continue
         sources: list = [('true', TrueMasks(dataset, names))]
         if detections is not None:
             sources.insert(0, ('detected', RecordedSegmenter(detections, names)))
@@ -152,11 +153,6 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
     if credit:
         lines += [''] + _pictures(dataset, first, models, folder / f'{name}.jpg', credit)
     return lines
-
-
-def _number(models, name, network_input):
-    from .keypoints.checkpoint import Checkpoint
-    return Checkpoint.load(find_models(models, network_input)[name]).model.bop_id
 
 
 def _estimate(title, dataset, estimator, names, source, images):
@@ -216,6 +212,9 @@ def _along_and_across(dataset, runs):
                 move = best[target].pose.t_m2c - truth
                 rows.append((error.rotation, move @ ray, np.linalg.norm(move - (move @ ray) * ray),
                              (move @ ray) / np.linalg.norm(truth)))
+        if not rows:
+            lines.append(_row(run.title, ['-'] * 4))
+            continue
         rotation, along, across, share = np.array(rows).T
         lines.append(_row(run.title, [
             f'{np.median(rotation):.1f} deg', f'{1e3 * np.median(np.abs(along)):.0f} mm',
@@ -246,7 +245,7 @@ def _what_a_robot_gets(dataset, run, threshold, path):
     best = _best(run)
     found = [(error.add < RIGHT, best[target].score)
              for target, error in zip(run.targets, run.errors) if target in best]
-    right, score = np.array([one for one, _ in found]), np.array([one for _, one in found])
+    right, score = np.array(found, float).reshape(-1, 2).T
     numbers = {target.object_id for target in run.targets}
     present = {(scene, image, truth.object_id) for scene, image in dataset.images()
                for truth in dataset.truths(scene, image)}
@@ -257,7 +256,7 @@ def _what_a_robot_gets(dataset, run, threshold, path):
     count = len(run.targets)
     _draw_reliability(path, score, right)
     published = out.sum() + ghosts
-    precision = right[out].sum() / published if published else np.nan
+    precision = right[out].sum() / published if published else 0.0
     return [
         f'At the shipped `min_score` of {threshold:g}, {run.title}: {100 * out.sum() / count:.1f} '
         f'% of the targets published; {100 * precision:.1f} % of what is published right, poses '

@@ -1,0 +1,87 @@
+"""The command that measures on data sets and writes the document's tables."""
+
+from types import SimpleNamespace
+
+from bop_example import IMAGES, true_pose, write_dataset
+import numpy as np
+from pose_estimator import accuracy
+from pose_estimator.cli import main
+from pose_estimator.geometry import Pose
+import pytest
+
+DOCUMENT = 'Before.\n\n<!-- boxes -->\nold\n<!-- end -->\n\n<!-- other -->\nkept\n<!-- end -->\n'
+
+
+class Oracle:
+    """Knows the true poses of bop_example, but shifts those of the second object by 10 cm."""
+
+    needs_image, min_score = True, 0.5
+    models = {'one': SimpleNamespace(name='one', bop_id=1),
+              'two': SimpleNamespace(name='two', bop_id=2)}
+
+    def estimate(self, image, instances, camera):
+        """Return the poses of an image, known by its camera's focal length."""
+        key = next(key for key, one in IMAGES.items() if one[2] == camera.K[0, 0])
+        found = []
+        for one in instances:
+            truth = true_pose(*key, self.models[one.label].bop_id)
+            shift = [0, 0, 0.1 * (one.label == 'two')]
+            found.append(SimpleNamespace(
+                name=one.label, score=0.9 if one.label == 'one' else 0.2, instance=one,
+                pose=Pose(truth.R_m2c, truth.t_m2c + shift)))
+        return found
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    write_dataset(tmp_path / 'boxes')
+    monkeypatch.setattr(accuracy, 'find_models',
+                        lambda models, kind: {'one': ''} if kind == 'rgb_mask' else {})
+    monkeypatch.setattr(accuracy.PoseEstimator, 'from_directory', lambda *args: Oracle())
+    document = tmp_path / 'accuracy.md'
+    document.write_text(DOCUMENT)
+
+    def run(*datasets):
+        return main(['accuracy', *datasets, '--models', str(tmp_path), '--output',
+                     str(document)]), document.read_text()
+    return run
+
+
+def test_tables_are_rewritten(measured, tmp_path):
+    folder = tmp_path / 'boxes'
+    code, text = measured(f'boxes={folder}={folder}/detections.json')
+    assert code == 0
+    assert 'old' not in text and text.startswith('Before.') and '\nkept\n' in text
+    rows = [line.split(' | ') for line in text.splitlines()]
+    overall = next(row for row in rows if row[0] == '| `rgb_mask`, detected masks')
+    assert overall[1:4] == ['5', '0', '40.0']  # two of five targets are of the first object
+    assert [row[3] for row in rows if row[0] in ('| 1', '| 2')] == ['100.0', '0.0']
+    assert 'At the shipped `min_score` of 0.5' in text
+    assert '40.0 % of the targets published; 100.0 % of what is published right' in text
+    assert 'Lost to the segmenter: 0.0 % of the targets have no detection' in text
+    assert 'Expected calibration error of the score: 0.160.' in text
+    assert (tmp_path / 'accuracy' / 'boxes.png').stat().st_size > 1000
+
+
+def test_true_masks_alone_without_detections(measured, tmp_path):
+    code, text = measured(f'boxes={tmp_path / "boxes"}')
+    assert code == 0
+    assert 'true masks' in text and 'detected masks' not in text and 'min_score' not in text
+
+
+def test_document_without_a_place_for_the_tables(measured, tmp_path, capsys):
+    code, text = measured(f'spheres={tmp_path / "boxes"}')
+    assert code == 2 and text == DOCUMENT
+    assert 'expected lines <!-- spheres --> and <!-- end -->' in capsys.readouterr().err
+
+
+def test_shift_is_split_along_and_across_the_ray(measured, tmp_path):
+    _, text = measured(f'boxes={tmp_path / "boxes"}')
+    row = next(line for line in text.splitlines() if ' mm | ' in line)
+    places = [true_pose(*key, number).t_m2c for key, one in IMAGES.items() for number in one[3]]
+    shifts = [np.array([0, 0, 100.0 * (number == 2)]) for one in IMAGES.values()
+              for number in one[3]]
+    along = [shift @ place / np.linalg.norm(place) for place, shift in zip(places, shifts)]
+    across = [np.sqrt(shift @ shift - way ** 2) for way, shift in zip(along, shifts)]
+    assert f'| {np.median(along):.0f} mm | {np.median(across):.0f} mm |' in row
+    assert np.median(along) > 95
