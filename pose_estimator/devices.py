@@ -20,6 +20,15 @@ def torch_device(name):
     return device
 
 
+def has_fast_bfloat16(device):
+    """Return whether convolutions in bfloat16 are faster than in float32 on a device."""
+    device = torch.device(device)
+    if device.type == 'cpu':
+        # Without instructions for it, bfloat16 is emulated.
+        return getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
+    return device.type == 'cuda' and torch.cuda.is_bf16_supported()
+
+
 def processor_name():
     """Return the name of this machine's processor."""
     try:

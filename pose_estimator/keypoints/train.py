@@ -36,7 +36,7 @@ from .inputs import prepare_input
 from .muon import Muon
 from .report import evaluate_virtually, FIELD, write_report
 from .. import assets
-from ..devices import processor_name, torch_device
+from ..devices import has_fast_bfloat16, processor_name, torch_device
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
@@ -322,7 +322,7 @@ def train(model, mesh, config, output, device='auto', source=None):
     stream = _Crops(make_sampler, config.batch, TRAIN_SEED + 7919 * (samples + 1) + 101 * rank)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
                               prefetch_factor=4 if workers else None))
-    bfloat = on_cpu and torch.ops.mkldnn._is_mkldnn_bf16_supported() or not on_cpu
+    bfloat = has_fast_bfloat16(device)
     clock = time.monotonic() if state else started
     saved, before = time.monotonic(), spent
     bar = tqdm(total=config.samples or round(config.minutes * 60), disable=rank != 0,
