@@ -11,7 +11,7 @@ from .geometry import Pose
 BEYOND = 0.125
 # Standard deviations, in cells, of the windows in which a pose draws its keypoints to where the
 # network believes them: wide ones first, which reach far, narrow ones last, which are exact.
-WINDOWS = (3.0, 2.0, 1.5, 1.2, 1.0, 0.8)
+WINDOWS = (2.5, 1.2, 0.8)
 # After this many windows only this many of the poses go on.
 TRIED, KEPT = 2, 3
 # Belief in a cell that costs a keypoint out of place no more than this.

@@ -12,7 +12,7 @@ from ..instance import Instance
 from ..pipeline import gather
 from ..scoring import FEATURES, fit_calibration, RIGHT, score
 
-SAMPLES = 1024
+SAMPLES = 640
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
 FIELD = 1.5
 
