@@ -50,7 +50,7 @@ class CropConfig:
     mask_wobble: float = 0.2
     mask_part_lost: float = 0.15
     mask_bleeding: float = 0.2
-    mask_dropped: float = 0.1
+    mask_dropped: float = 0.5
     resolution_loss: float = 0.5
     noise: float = 0.03
 
