@@ -13,17 +13,20 @@ import time
 import numpy as np
 
 from . import assets
-from .camera import PinholeCamera
 from .demo.scene import DemoScene
-from .instance import Instance, mask_box
+from .devices import processor_name
 from .object_model import load_object
-from .pipeline import find_models, PoseEstimator
+from .pipeline import find_models, LOOKS, PoseEstimator
+from .stability import video, video_camera
 from .synthetic.backgrounds import background_bank
 from .synthetic.crops import CropConfig, CropSampler
 from .synthetic.views import appearance_views, silhouette_views
 
 SECONDS = 5.0
 REPEATS = 30
+COUNTS = (1, 3, 10, 30)
+# What a 2-stack hourglass is in the literature (Newell et al. 2016), in this package's blocks.
+USUAL = {'input_size': 256, 'heatmap_size': 64, 'width': 256, 'growth': 0}
 
 
 def add_arguments(parser):
@@ -36,19 +39,23 @@ def run(args):
     """Run the command; return its exit code."""
     models = args.models or assets.find('models')
     cores = len(os.sched_getaffinity(0))
-    print(f'{cores} cores\n\nvirtual crops of the cup, one process a core:')
+    print(f'{processor_name()}, {cores} cores\n\nvirtual crops of the cup, one process a core:')
     for network_input, size in (('mask', 64), ('mask', 128), ('rgb_mask', 64),
                                 ('rgb_mask', 128)):
         with multiprocessing.get_context('spawn').Pool(cores) as pool:
             rates = pool.starmap(crops_per_second, [(network_input, size)] * cores)
         print(f'  {network_input:8} {size:4} px  {sum(rates):6.0f} samples/s')
-    print('\npose stage (crop, network, solver), one object, 640 x 480:')
+    print('\npose stage (crop, network, solver, refinement), one object, 640 x 480:')
     for network_input in ('rgb_mask', 'mask'):
         if 'cup' in find_models(models, network_input):
-            for count in (1, 3, 10):
-                median, late = pose_milliseconds(models, network_input, count)
-                print(f'  {network_input:8} {count:3} instances  median {median:6.1f} ms, '
-                      f'95 % {late:6.1f} ms')
+            for threads in (1, 2):
+                for count in COUNTS:
+                    median, late = pose_milliseconds(models, network_input, count, threads)
+                    print(f'  {network_input:8} {threads} threads {count:3} instances  median '
+                          f'{median:6.1f} ms, 95 % {late:6.1f} ms, each {median / count:5.1f} ms')
+    print(f'\nnetwork alone, {len(LOOKS)} looks at one crop, one thread:')
+    for name, median in network_milliseconds(models).items():
+        print(f'  {name:45}  median {median:6.1f} ms')
     weights = models / 'segmenter.safetensors'
     if weights.is_file():
         median, late = segmenter_milliseconds(weights)
@@ -73,19 +80,49 @@ def crops_per_second(network_input, size):
     return count / (time.perf_counter() - started)
 
 
-def pose_milliseconds(models, network_input, count):
+def pose_milliseconds(models, network_input, count, threads=1):
     """Return median and 95th percentile of the time for `count` cups."""
-    estimator = PoseEstimator.from_directory(models, network_input, objects=['cup'])
-    rng = np.random.default_rng(0)
-    camera = PinholeCamera(np.array([[600.0, 0, 320], [0, 600, 240], [0, 0, 1]]), 640, 480)
-    image = rng.integers(0, 255, (480, 640, 3), np.uint8)
-    instances = []
-    for index in range(count):
-        mask = np.zeros((480, 640), bool)
-        x, y = 40 + 110 * (index % 5), 60 + 150 * (index // 5)
-        mask[y:y + 120, x:x + 100] = True
-        instances.append(Instance('cup', 1.0, mask_box(mask), mask, index + 1))
-    return _times(lambda: estimator.estimate(image, instances, camera))
+    import torch
+    torch.set_num_threads(threads)
+    # Unsure poses cost as much as sure ones.
+    estimator = PoseEstimator.from_directory(models, network_input, min_score=0.0,
+                                             objects=['cup'])
+    # The same cup so many times: the solver has real work with each.
+    frame = next(video(*load_object(assets.find('config') / 'objects/cup.yaml')))
+    instances = [frame.instance] * count
+    return _times(lambda: estimator.estimate(frame.image, instances, video_camera()))
+
+
+def network_milliseconds(models):
+    """Return the median time of the shipped network, and of ones as others have them."""
+    import torch
+    from .keypoints.checkpoint import Checkpoint
+    from .keypoints.hourglass import fold_batch_norms, HourglassConfig, StackedHourglass
+    torch.set_num_threads(1)
+    shipped = Checkpoint.load(find_models(models)['cup'])
+    usual = StackedHourglass(HourglassConfig(3, 16, **USUAL)).eval()
+    compiled = torch.compile(fold_batch_norms(shipped.network()))
+    kinds = {
+        'eager, as trained, float32': (shipped.network(), torch.float32, len(LOOKS)),
+        'batch norms folded, channels last, float32': (
+            fold_batch_norms(shipped.network()), torch.float32, len(LOOKS)),
+        'the same in bfloat16': (
+            fold_batch_norms(shipped.network()), torch.bfloat16, len(LOOKS)),
+        'torch.compile, float32': (compiled, torch.float32, len(LOOKS)),
+        '2 stacks, 256 channels, 256 px, one look': (usual, torch.float32, 1)}
+    times = {}
+    for name, (network, kind, looks) in kinds.items():
+        config = usual.config if network is usual else shipped.config
+        layout = torch.contiguous_format if 'eager' in name else torch.channels_last
+        image = torch.rand(looks, config.in_channels, config.input_size, config.input_size)
+        image = image.to(kind, memory_format=layout)
+        network = network.to(kind, memory_format=layout)
+        try:
+            with torch.inference_mode():
+                times[name] = _times(lambda: network(image))[0]
+        except RuntimeError as error:  # torch.compile wants a C++ compiler
+            times[f'{name}: {str(error).splitlines()[0][:60]}'] = np.nan
+    return times
 
 
 def segmenter_milliseconds(weights):
