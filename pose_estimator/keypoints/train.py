@@ -298,7 +298,7 @@ def train(model, mesh, config, output, device='auto', source=None):
 
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(config.network)
-    before_us = _start(network, config.start, model) if config.start else None
+    before_us, goes_on = _start(network, config.start, model) if config.start else (None, False)
     network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval()
     optimizers = _optimizers(network, config)
@@ -339,7 +339,7 @@ def train(model, mesh, config, output, device='auto', source=None):
                               else spent / (60 * config.minutes), world, device)
             if progress >= 1:
                 break
-            stream.severity.fill_(_severity(progress))
+            stream.severity.fill_(1.0 if goes_on else _severity(progress))
             for optimizer, rate in zip(optimizers, rates):
                 for group in optimizer.param_groups:
                     group['lr'] = rate * _schedule(progress)
@@ -463,7 +463,17 @@ def measure(checkpoint, mesh, path):
 
 
 def _start(network, path, model):
-    """Copy what fits of another model's weights; return what is known of its training."""
+    """
+    Copy what fits of another model's weights.
+
+    Returns
+    -------
+    about : dict
+        What is known of their training.
+    goes_on : bool
+        Whether they are of the same object and so need no easy crops to begin with.
+
+    """
     other = Checkpoint.load(path)
     ours = network.state_dict()
     # Other keypoints need last layers of their own.
@@ -478,7 +488,8 @@ def _start(network, path, model):
                          f'fit in {path}')
     network.load_state_dict(taken, strict=False)
     return {'object': other.model.name, 'input': other.network_input,
-            **{key: other.training.get(key) for key in ('command', 'samples', 'start')}}
+            **{key: other.training.get(key) for key in ('command', 'samples', 'start')}}, (
+                is_same and other.config == network.config)
 
 
 def _optimizers(network, config):

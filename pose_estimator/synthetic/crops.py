@@ -49,8 +49,8 @@ class CropConfig:
     mask_outline: float = 0.15
     mask_wobble: float = 0.2
     mask_part_lost: float = 0.15
-    mask_bleeding: float = 0.2
-    mask_dropped: float = 0.5
+    mask_bleeding: float = 0.3
+    mask_dropped: float = 0.3
     resolution_loss: float = 0.5
     noise: float = 0.03
 
