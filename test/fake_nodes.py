@@ -21,6 +21,7 @@ class FakeEstimator:
 
     def __init__(self, needs_image):
         self.needs_image = needs_image
+        self.network_input = 'rgb_mask' if needs_image else 'mask'
         self.models = {name: object_from_mesh(f'builtin:{name}', 'm', name)[0]
                        for name in ('cup', 'bottle')}
 

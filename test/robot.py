@@ -124,9 +124,9 @@ class Robot:
         while time.monotonic() < end:
             self.executor.spin_once(0.05)
 
-    def header(self, frame_id='camera'):
-        """Return a header with a new stamp."""
-        self.stamp += 10**7
+    def header(self, frame_id='camera', later=2.0):
+        """Return a header with a new stamp, by default so late that no object is remembered."""
+        self.stamp += round(later * 10**9)
         header = Header(frame_id=frame_id)
         header.stamp.sec, header.stamp.nanosec = divmod(self.stamp, 10**9)
         return header

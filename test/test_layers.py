@@ -33,6 +33,7 @@ LAYERS = {
     'pose_error': 1,
     'scoring': 1,
     'synthetic': 1,
+    'tracking': 1,
     'true_masks': 1,
     # L2 learning: torch, torchvision
     'devices': 2,

@@ -233,6 +233,63 @@ def test_instances_of_a_class_are_numbered_from_left_to_right(pose_node):
     assert x == sorted(x)
 
 
+def cups_at(*lefts):
+    """Return instances of cups, given by their left edges, in this order."""
+    masks = np.zeros((len(lefts), robots.HEIGHT, robots.WIDTH), bool)
+    for mask, left in zip(masks, lefts):
+        mask[20:50, left:left + 20] = True
+    return [Instance('cup', 0.9, mask_box(mask), mask, number)
+            for number, mask in enumerate(masks, 1)]
+
+
+def test_two_cups_keep_their_names_and_one_is_held(pose_node):
+    held = pose_node.collect(PoseStamped, 'object_poses/cup')
+    pose_node.wait(lambda: pose_node.node.count_publishers('object_poses/cup'), 'topic')
+    headers = []
+    # The segmenter gives them in any order; then the first is hidden for a moment.
+    for later, lefts in ((2.0, (10, 100)), (0.2, (98, 12)), (0.2, (96,)), (0.2, (94, 16))):
+        headers.append(pose_node.header(later=later))
+        publish_masks(pose_node, headers[-1], cups_at(*lefts))
+        pose_node.wait(lambda: by_stamp(pose_node.results.detections, headers[-1]), 'result')
+    found = [{one.id: one.results[0].pose.pose.position.x for one in
+              by_stamp(pose_node.results.detections, header)[0].detections}
+             for header in headers]
+    assert [sorted(one) for one in found] == [['cup_1', 'cup_2'], ['cup_1', 'cup_2'], ['cup_2'],
+                                              ['cup_1', 'cup_2']]
+    assert all(one['cup_2'] > 0 for one in found)
+    assert all(one['cup_1'] < 0 for one in found if 'cup_1' in one)
+    pose_node.wait(lambda: by_stamp(held, headers[-1]), 'held pose')
+    x = [one.pose.position.x for one in held]
+    assert [one.header for one in held] == [headers[0], headers[1], headers[3]]
+    assert x == [found[step]['cup_1'] for step in (0, 1, 3)]
+
+
+def test_names_begin_with_the_namespace(tmp_path):
+    domain = free_domain()
+    process = robots.Process(domain, tmp_path / 'log', HERE / 'fake_nodes.py', 'pose_mask',
+                             '--ros-args', *RELIABLE, '-r', '__ns:=/left_arm')
+    robot = Robot(domain)
+    try:
+        detections = robot.collect(Detection3DArray, 'left_arm/object_detections')
+        frames = robot.collect(TFMessage, '/tf')
+        for message, topic in ((Image, 'instance_masks'), (Detection2DArray, 'detections'),
+                               (CameraInfo, 'camera_info')):
+            robot.advertise(message, f'left_arm/{topic}')
+        # The first messages may be sent before the nodes know of this one.
+        while not (detections and frames):
+            header = robot.header()
+            masks, boxes = instances_to_messages(cups_at(30), robots.HEIGHT, robots.WIDTH, header)
+            robot.publish(**{'left_arm/camera_info': camera_info(header),
+                             'left_arm/instance_masks': masks, 'left_arm/detections': boxes})
+            robot.spin(0.5)
+            assert process.child.poll() is None, process.output
+        assert detections[0].detections[0].id == 'left_arm/cup_1'
+        assert frames[0].transforms[0].child_frame_id == 'left_arm/cup_1'
+    finally:
+        robot.close()
+        process.kill()
+
+
 def test_parameters_are_described_and_checked_when_set(pose_node):
     names = ['min_score', 'rectified', 'publish_tf', 'input', 'queue_size']
     described = pose_node.call(DescribeParameters, 'pose_node/describe_parameters',

@@ -13,10 +13,12 @@ from .conversions import (
 from .markers import ObjectMarkers
 from .matching import CameraInfos, StampMatcher
 from .parameters import pairs, Parameter, Parameters, strings
-from .process import advertise, reliable_qos, run, sensor_qos, subscribe, Warnings, Worker
+from .process import (
+    advertise, reliable_qos, run, sensor_qos, subscribe, topic_name, Warnings, Worker)
 from .. import assets
 from ..drawing import draw_poses
 from ..errors import InputError
+from ..tracking import Tracker
 
 PARAMETERS = (
     Parameter('models', '', 'Folder of the trained objects; empty: those that the package '
@@ -31,6 +33,13 @@ PARAMETERS = (
     Parameter('rectified', False, 'Whether the images are rectified (matrix P of the camera '
               'info holds) or raw (K and distortion hold).', live=True),
     Parameter('publish_tf', True, 'Whether to publish the objects as TF frames.', live=True),
+    Parameter('frame_prefix', '~', "What stands before the objects' names in TF frames, markers "
+              'and detections; ~: the namespace, so that two cameras do not give one frame two '
+              'parents.'),
+    Parameter('min_sightings', 1, 'Images in which an object must be seen before it is '
+              'published.', range=(1, 100), live=True),
+    Parameter('memory', 1.0, 'Seconds for which an object that is not seen keeps its name.',
+              range=(0.0, 60.0), live=True),
     Parameter('mesh_resources', [''], 'object=URI of a mesh for its marker; objects without '
               'one are drawn as boxes.'),
     Parameter('queue_size', 60, 'How many images wait for their masks. Too small if masks come '
@@ -61,7 +70,16 @@ class PoseNode(Node):
         self.warnings = Warnings(self.get_logger())
         self.object_markers = ObjectMarkers(self.estimator.models, mesh_resources)
 
+        self.tracker = Tracker(self.estimator.models, self.estimator.network_input)
+        prefix = self.parameters.frame_prefix
+        if prefix == '~':
+            prefix = self.get_namespace().strip('/')
+        self.prefix = prefix + '/' * bool(prefix and not prefix.endswith('/'))
+        self.held = {}
         self.poses = advertise(self, PoseStamped, 'object_poses', reliable_qos(100))
+        self.poses_of = {
+            name: advertise(self, PoseStamped, f'object_poses/{topic_name(name)}', reliable_qos())
+            for name in self.estimator.models}
         self.detections = advertise(self, Detection3DArray, 'object_detections', reliable_qos())
         self.tf = advertise(self, TFMessage, '/tf', reliable_qos(100))
         self.markers = advertise(self, MarkerArray, 'object_markers', reliable_qos())
@@ -112,10 +130,19 @@ class PoseNode(Node):
         camera = self.camera(header, width, height)
         self.estimator.min_score = self.parameters.min_score
         found = self.estimator.estimate(pixels, instances, camera)
-        named = results.name_instances(found)
+        self.tracker.sightings = self.parameters.min_sightings
+        self.tracker.memory = self.parameters.memory
+        # New objects are counted from left to right.
+        ordered = sorted(found, key=lambda one: one.instance.box[0] + one.instance.box[2])
+        stamp = header.stamp.sec + 1e-9 * header.stamp.nanosec
+        tracked = self.tracker.update(ordered, stamp)
+        named = [(self.prefix + track.id, one) for track, one in tracked]
 
-        for _, one in named:
+        for track, one in tracked:
             self.poses.publish(results.pose_stamped(one.pose, header))
+            self.held[one.name] = self.tracker.best(one.name, self.held.get(one.name))
+            if track is self.held[one.name]:
+                self.poses_of[one.name].publish(results.pose_stamped(one.pose, header))
         if named and self.parameters.publish_tf:
             self.tf.publish(results.transforms(named, header))
         self.detections.publish(results.detections(named, self.estimator.models, header))

@@ -112,6 +112,12 @@ def advertise(node, message_type, topic, qos):
         qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
 
+def topic_name(name):
+    """Return an object's name as part of a topic's: letters, digits and underscores."""
+    name = re.sub('[^A-Za-z0-9_]', '_', name)
+    return f'_{name}' if name[:1].isdigit() else name
+
+
 class Warnings:
     """
     Warnings of a node, each kind at most once in REPEAT_SECONDS.

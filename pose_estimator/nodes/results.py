@@ -9,29 +9,6 @@ from .conversions import pose_message
 from ..geometry import Pose
 
 
-def name_instances(object_poses):
-    """
-    Name the objects of an image <class>_<n>, n counted from 1 from left to right.
-
-    Parameters
-    ----------
-    object_poses : sequence of ObjectPose
-        Of one image.
-
-    Returns
-    -------
-    named : list of (str, ObjectPose)
-        Those that have a pose. The others count too, so that names stay when a pose is lost.
-
-    """
-    counts, named = {}, []
-    for found in sorted(object_poses, key=lambda one: one.instance.box[0] + one.instance.box[2]):
-        counts[found.name] = counts.get(found.name, 0) + 1
-        if found.pose is not None:
-            named.append((f'{found.name}_{counts[found.name]}', found))
-    return named
-
-
 def box_pose(model, pose):
     """Return the pose of an object's bounding box: at its centre, along the object's axes."""
     return pose.compose(Pose(np.eye(3), model.center))
