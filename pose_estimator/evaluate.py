@@ -20,6 +20,7 @@ from tqdm import tqdm
 from . import pose_error
 from .bop import BopDataset, Result, write_results
 from .errors import InputError
+from .segmentation.recorded import MASK_GROWTH, RecordedSegmenter
 
 COLUMNS = ('targets', 'missing', 'add', 'proj5', '5cm5deg', 'mssd', 'mspd', 'at95',
            'rot_median_deg', 'trans_median_mm')
@@ -229,6 +230,9 @@ def add_arguments(parser):
                         help='folder of trained models (default: those of the package)')
     parser.add_argument('--detections', type=Path, metavar='FILE',
                         help="a segmenter's output, COCO-style JSON as BOP has it")
+    parser.add_argument('--mask-growth', type=float, default=MASK_GROWTH, metavar='SHARE',
+                        help="how far the detections' masks, mostly drawn too small, are widened, "
+                        'in longer sides of the box (default: %(default)s)')
     parser.add_argument('--masks', choices=('detections', 'true'), default='detections',
                         help='true: visible masks from the true poses instead of detections, to '
                         'see what the segmenter costs (default: %(default)s)')
@@ -300,8 +304,7 @@ def _masks(args, dataset, names):
     if args.masks == 'true':
         from .true_masks import TrueMasks
         return TrueMasks(dataset, names), Counter()
-    from .segmentation.recorded import RecordedSegmenter
-    recorded = RecordedSegmenter(args.detections, names)
+    recorded = RecordedSegmenter(args.detections, names, args.mask_growth)
     return recorded, recorded.ignored
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from .errors import InputError
@@ -53,6 +54,22 @@ def mask_box(mask):
     if not len(columns):
         return None
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], float) - 0.5
+
+
+def widened(mask, pixels):
+    """Return a mask with its outline moved outwards by so many pixels."""
+    box = mask_box(mask)
+    if box is None or pixels < 1:
+        return mask
+    edge = int(np.ceil(pixels)) + 1
+    low = np.maximum(np.ceil(box[:2]).astype(int) - edge, 0)
+    high = np.floor(box[2:]).astype(int) + edge + 1
+    window = np.s_[low[1]:high[1], low[0]:high[0]]
+    distance = cv2.distanceTransform((~mask[window]).view(np.uint8), cv2.DIST_L2,
+                                     cv2.DIST_MASK_PRECISE)
+    wide = mask.copy()
+    wide[window] = distance <= pixels
+    return wide
 
 
 def label_image(instances, height, width):

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 from pose_estimator.errors import InputError
-from pose_estimator.instance import mask_box
+from pose_estimator.instance import mask_box, widened
 from pose_estimator.segmentation.recorded import decode_rle, RecordedSegmenter
 import pytest
 
@@ -61,6 +61,23 @@ def test_recorded_instances(tmp_path):
     assert segmenter.instances(1, 3, 6, 8) == []
     with pytest.raises(InputError, match='masks of 9 x 6'):
         segmenter.instances(1, 2, 6, 9)
+
+
+def test_recorded_masks_are_widened(tmp_path):
+    mask = np.zeros((120, 160), bool)
+    mask[30:80, 40:140] = True
+    path, _ = detections(tmp_path, bbox=[40, 30, 100, 50], segmentation=rle(mask))
+    wide = RecordedSegmenter(path, {5: 'cat'}, 0.03).instances(1, 2, 120, 160)[0]
+    expected = np.zeros_like(mask)
+    expected[27:83, 40:140] = expected[30:80, 37:143] = True
+    assert expected[wide.mask].mean() > 0.98 and wide.mask[expected].all()
+    assert np.allclose(wide.box, [39.5, 29.5, 139.5, 79.5])
+    exact = RecordedSegmenter(path, {5: 'cat'}, 0).instances(1, 2, 120, 160)[0]
+    assert np.array_equal(exact.mask, mask)
+    corner = np.zeros((20, 20), bool)
+    corner[:4, :4] = True
+    assert widened(corner, 2)[:6, :4].all() and not widened(corner, 2)[8:].any()
+    assert not widened(np.zeros((5, 5), bool), 3).any()
 
 
 def test_recorded_refuses(tmp_path):

@@ -9,6 +9,7 @@ from .matching import StampMatcher
 from .parameters import Parameter, Parameters
 from .process import advertise, reliable_qos, run, sensor_qos, subscribe, Warnings, Worker
 from .segmenters import make_segmenter, SEGMENTERS
+from ..segmentation.recorded import MASK_GROWTH
 
 PARAMETERS = (
     Parameter('segmenter', 'mask_rcnn',
@@ -27,6 +28,8 @@ PARAMETERS = (
               'BOP gives them.'),
     Parameter('dataset', '', 'For recorded: folder of the BOP data set whose images come in; '
               'they are recognised by their pixels.'),
+    Parameter('mask_growth', MASK_GROWTH, 'For recorded: how far the masks, mostly drawn too '
+              'small, are widened, in longer sides of the box.', range=(0.0, 0.2)),
 )
 
 

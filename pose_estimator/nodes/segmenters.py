@@ -28,10 +28,12 @@ class ReplayedDetections:
         Name obj_NNNNNN of BOP -> label; empty: the names are the labels.
     min_score : float
         Detections below are dropped.
+    mask_growth : float
+        See RecordedSegmenter.
 
     """
 
-    def __init__(self, detections, dataset, class_map, min_score):
+    def __init__(self, detections, dataset, class_map, min_score, mask_growth):
         for name, path in (('detections', detections), ('dataset', dataset)):
             if not path:
                 raise InputError(f'parameter {name}: expected a path, which segmenter recorded '
@@ -45,7 +47,7 @@ class ReplayedDetections:
         names = {number: class_map.get(name) for number, name in bop_names.items()} \
             if class_map else bop_names
         names = {number: name for number, name in names.items() if name}
-        self._recorded = RecordedSegmenter(detections, names)
+        self._recorded = RecordedSegmenter(detections, names, mask_growth)
         self._min_score = min_score
         self.labels = tuple(names.values())
         source = BopDataset(dataset)
@@ -99,7 +101,7 @@ def _coco(parameters, class_map):
 
 def _recorded(parameters, class_map):
     return ReplayedDetections(parameters.detections, parameters.dataset, class_map,
-                              parameters.min_score)
+                              parameters.min_score, parameters.mask_growth)
 
 
 SEGMENTERS = {'mask_rcnn': _mask_rcnn, 'coco': _coco, 'recorded': _recorded}

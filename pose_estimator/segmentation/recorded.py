@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from ..instance import Instance
+from ..instance import Instance, widened
 
+# A Mask R-CNN draws its masks too small, mostly; so much, in longer sides of the box, makes up for
+# that of CosyPose's on photographs (chosen on cat and driller of LM-O: docs/experiments.md).
+MASK_GROWTH = 0.022
 KEYS = ('scene_id', 'image_id', 'category_id', 'score', 'bbox', 'segmentation')
 
 
@@ -22,6 +25,8 @@ class RecordedSegmenter:
         JSON list of objects with the keys of KEYS; segmentation in uncompressed RLE.
     names : dict of int -> str
         Label of each category; a category that it lacks is ignored and counted.
+    mask_growth : float
+        How far the masks' outlines are moved outwards, in longer sides of the box.
 
     Attributes
     ----------
@@ -36,7 +41,8 @@ class RecordedSegmenter:
 
     """
 
-    def __init__(self, path, names):
+    def __init__(self, path, names, mask_growth=MASK_GROWTH):
+        self._mask_growth = mask_growth
         self._path = Path(path)
         self._names = dict(names)
         self.labels = tuple(dict.fromkeys(self._names.values()))
@@ -101,6 +107,7 @@ class RecordedSegmenter:
             x, y, box_width, box_height = entry['bbox']
             # COCO counts from the first pixel's edge, Instance from its centre.
             box = np.array([x, y, x + box_width, y + box_height]) - 0.5
+            mask = widened(mask, self._mask_growth * max(box_width, box_height))
             found.append(Instance(label, float(entry['score']), box, mask, len(found) + 1))
         return found
 
