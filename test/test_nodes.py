@@ -1,7 +1,9 @@
 """The nodes as a robot meets them: over DDS, in processes of their own."""
 
 import signal
+import time
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fake_nodes import DISTANCE, FakeSegmenter
 from geometry_msgs.msg import PoseStamped
 import numpy as np
@@ -14,6 +16,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 import robot as robots
 from robot import by_stamp, camera_info, HERE, picture, picture_message, Robot
 from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
@@ -262,6 +265,60 @@ def test_two_cups_keep_their_names_and_one_is_held(pose_node):
     x = [one.pose.position.x for one in held]
     assert [one.header for one in held] == [headers[0], headers[1], headers[3]]
     assert x == [found[step]['cup_1'] for step in (0, 1, 3)]
+
+
+def states(robot, messages):
+    """Return what pose_node last said of itself: (level, message, values)."""
+    del messages[:]
+    robot.wait(lambda: any(one.status[0].name == 'pose_node: images' for one in messages),
+               'diagnostics')
+    status = next(one for one in messages if one.status[0].name == 'pose_node: images').status[0]
+    return status.level, status.message, {one.key: one.value for one in status.values}
+
+
+def test_diagnostics_say_whether_it_works_and_why_not(pose_node):
+    messages = pose_node.collect(DiagnosticArray, '/diagnostics')
+    header = pose_node.header()
+    dot = np.zeros((robots.HEIGHT, robots.WIDTH), bool)
+    dot[5, 5] = True
+    publish_masks(pose_node, header,
+                  [*cups_at(30), Instance('cup', 0.5, mask_box(dot), dot, 2)])
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
+    level, text, values = states(pose_node, messages)
+    assert level == DiagnosticStatus.OK and text.endswith('images a second')
+    assert int(values['rejected: cup: mask of one pixel']) >= 1
+    assert float(values['work, 95 % (ms)']) >= float(values['work, median (ms)']) > 0
+    assert values['in view'].startswith('cup_') and int(values['memory, peak (MB)']) > 10
+
+    # A fault is read within two seconds.
+    header = pose_node.header()
+    info = camera_info(header)
+    info.k[0] = 0.0
+    pose_node.publish(camera_info=info)
+    publish_masks(pose_node, header, cups_at(30), info=False)
+    end = time.monotonic() + robots.DEADLINE
+    while 'uncalibrated' not in text:
+        assert time.monotonic() < end
+        level, text, _ = states(pose_node, messages)
+    assert level == DiagnosticStatus.WARN
+    while not text.startswith('no masks for'):
+        assert time.monotonic() < end
+        level, text, _ = states(pose_node, messages)
+    assert level == DiagnosticStatus.WARN
+
+
+def test_service_enable(pose_node):
+    messages = pose_node.collect(DiagnosticArray, '/diagnostics')
+    name = 'pose_node/enable'
+    assert pose_node.call(SetBool, name, SetBool.Request(data=False)).success
+    silent = pose_node.header()
+    publish_masks(pose_node, silent, cups_at(30))
+    assert states(pose_node, messages)[1] == 'disabled by the service enable'
+    assert pose_node.call(SetBool, name, SetBool.Request(data=True)).message == 'enabled'
+    header = pose_node.header()
+    publish_masks(pose_node, header, cups_at(30))
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
+    assert not by_stamp(pose_node.results.detections, silent)
 
 
 def test_names_begin_with_the_namespace(tmp_path):

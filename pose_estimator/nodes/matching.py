@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict
 import threading
+import time
 
 from .conversions import stamp_ns
 
@@ -24,6 +25,8 @@ class StampMatcher:
     dropped : Counter
         Images that were never taken, by what they lacked: 'instance_masks', or '' for
         complete ones that a newer image overtook.
+    arrived : dict
+        Kind -> (number of messages, when the last came, by time.monotonic).
 
     """
 
@@ -31,12 +34,15 @@ class StampMatcher:
         self.required = tuple(required)
         self.depth = depth
         self.dropped = Counter()
+        self.arrived = {}
         self._waiting = OrderedDict()  # stamp -> {kind: message}, oldest arrival first
         self._changed = threading.Condition()
 
     def add(self, kind, message):
         """Add a message with a header."""
         with self._changed:
+            count, _ = self.arrived.get(kind, (0, 0.0))
+            self.arrived[kind] = count + 1, time.monotonic()
             self._waiting.setdefault(stamp_ns(message.header), {})[kind] = message
             while len(self._waiting) > self.depth:
                 self._drop(next(iter(self._waiting)))

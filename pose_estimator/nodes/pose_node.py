@@ -10,6 +10,7 @@ from visualization_msgs.msg import MarkerArray
 from . import results
 from .conversions import (
     camera_from_info, fits, image_message, ImageReader, instances_from_messages)
+from .diagnostics import Diagnostics
 from .markers import ObjectMarkers
 from .matching import CameraInfos, StampMatcher
 from .parameters import pairs, Parameter, Parameters, strings
@@ -89,6 +90,10 @@ class PoseNode(Node):
         required = ('masks', 'detections') + ('image',) * self.estimator.needs_image
         self.matcher = StampMatcher(required, self.parameters.queue_size)
         self.worker = Worker(self, self.matcher, self.on_masks, self.warnings)
+        self.diagnostics = Diagnostics(
+            self, self.matcher, self.warnings, self.worker, lambda: {
+                'objects': ', '.join(self.estimator.models), 'device': self.parameters.device,
+                'in view': ', '.join(track.id for track in list(self.tracker.tracks))})
         subscribe(self, CameraInfo, 'camera_info', self.infos.add, sensor_qos())
         subscribe(self, Image, 'instance_masks',
                   lambda masks: self.matcher.add('masks', masks), reliable_qos(5))
@@ -130,6 +135,9 @@ class PoseNode(Node):
         camera = self.camera(header, width, height)
         self.estimator.min_score = self.parameters.min_score
         found = self.estimator.estimate(pixels, instances, camera)
+        for one in found:
+            if one.pose is None:
+                self.diagnostics.reject(f'{one.name}: {one.reason}')
         self.tracker.sightings = self.parameters.min_sightings
         self.tracker.memory = self.parameters.memory
         # New objects are counted from left to right.

@@ -13,6 +13,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
+from std_srvs.srv import SetBool
 
 from ..errors import InputError
 
@@ -130,11 +131,13 @@ class Warnings:
         self._last = {}  # kind -> when
         self._silent = Counter()
         self._told = set()
+        self.latest = ('', 0.0)  # the last warning of `warn`, said or not, and when
 
     def warn(self, text):
         """Warn, unless of the same but for numbers and details just now."""
         text = ' '.join(text.split())
         now = time.monotonic()
+        self.latest = (text, now)
         kind = re.sub('[0-9.]+', '', text)[:80]
         if now - self._last.get(kind, -REPEAT_SECONDS) < REPEAT_SECONDS:
             self._silent[kind] += 1
@@ -167,6 +170,13 @@ class Worker:
         Called with what the matcher gives, as keywords. InputError: warned about, and on.
     warnings : Warnings
 
+    Attributes
+    ----------
+    enabled : bool
+        While false, images are dropped. Set by the node's service ~/enable.
+    on_done : callable
+        Called with the seconds that an image took.
+
     """
 
     def __init__(self, node, matcher, work, warnings):
@@ -174,6 +184,8 @@ class Worker:
         self._matcher = matcher
         self._work = work
         self._warnings = warnings
+        self.enabled, self.on_done = True, lambda seconds: None
+        node.create_service(SetBool, '~/enable', self._enable)
         self._stopping = threading.Event()
         self._told, self._told_at = 0, time.monotonic()
         self._thread = threading.Thread(target=self._loop, name=node.get_name(), daemon=True)
@@ -188,8 +200,10 @@ class Worker:
         while not self._stopping.is_set():
             messages = self._matcher.take(0.2)
             try:
-                if messages is not None:
+                if messages is not None and self.enabled:
+                    started = time.monotonic()
                     self._work(**messages)
+                    self.on_done(time.monotonic() - started)
                 self._tell_drops()
             except InputError as error:
                 self._warnings.warn(str(error))
@@ -198,6 +212,11 @@ class Worker:
                     return  # shut down while it worked: there is nobody to publish to
                 self._warnings.once(traceback.format_exc())
                 self._warnings.warn(f'image left out: {error!r}')
+
+    def _enable(self, request, response):
+        self.enabled = request.data
+        response.success, response.message = True, 'enabled' if request.data else 'disabled'
+        return response
 
     def _tell_drops(self):
         dropped = self._matcher.dropped

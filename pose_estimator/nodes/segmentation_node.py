@@ -5,6 +5,7 @@ from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
 from .conversions import ImageReader, instances_to_messages
+from .diagnostics import Diagnostics
 from .matching import StampMatcher
 from .parameters import Parameter, Parameters
 from .process import advertise, reliable_qos, run, sensor_qos, subscribe, Warnings, Worker
@@ -56,6 +57,9 @@ class SegmentationNode(Node):
         self.detections = advertise(self, Detection2DArray, 'detections', reliable_qos(5))
         self.matcher = StampMatcher(('image',), depth=1)
         self.worker = Worker(self, self.matcher, self.on_image, self.warnings)
+        self.diagnostics = Diagnostics(
+            self, self.matcher, self.warnings, self.worker, lambda: {
+                'segmenter': self.parameters.segmenter, 'device': self.parameters.device})
         subscribe(self, Image, 'image', lambda image: self.matcher.add('image', image),
                   sensor_qos())
         self.get_logger().info(f'ready: {", ".join(self.segmenter.labels)}')
