@@ -47,6 +47,8 @@ class Run:
     title : str
     names : dict
         Object number -> name.
+    sure : dict
+        Name -> score above which 95 % of its virtual poses are right.
     found : list of (scene_id, image_id, ObjectPose, seconds for the image)
     results : list of Result
     targets : list of Target
@@ -57,6 +59,7 @@ class Run:
 
     title: str
     names: dict
+    sure: dict
     found: list
     results: list
     targets: list
@@ -172,7 +175,8 @@ def _estimate(title, dataset, estimator, names, source, images):
     untrusted = set(getattr(source, 'untrusted', ()))
     targets = [one for one in dataset.targets() if one.object_id in names
                and one not in untrusted]
-    return Run(title, names, found, results, targets, measure(dataset, results, targets))
+    return Run(title, names, estimator.sure_scores, found, results, targets,
+               measure(dataset, results, targets))
 
 
 def _row(title, cells):
@@ -257,11 +261,21 @@ def _what_a_robot_gets(dataset, run, threshold, path):
     _draw_reliability(path, score, right)
     published = out.sum() + ghosts
     precision = right[out].sum() / published if published else 0.0
+    # The same where each model's own virtual data say that 95 % are right.
+    bounds = {number: run.sure[name] for number, name in run.names.items()}
+    kept = [(target, error) for target, error in zip(run.targets, run.errors)
+            if target in best and best[target].score >= bounds[target.object_id]]
+    sure_ghosts = sum(one.score >= bounds[one.object_id] for one in absent)
+    sure = len(kept) + sure_ghosts
+    sure_right = sum(error.add < RIGHT for _, error in kept) / sure if sure else 0.0
     return [
         f'At the shipped `min_score` of {threshold:g}, {run.title}: {100 * out.sum() / count:.1f} '
         f'% of the targets published; {100 * precision:.1f} % of what is published right, poses '
         f'for objects that are not in the image ({ghosts} published, of {len(absent)} pairs with '
-        'an estimate) counted as wrong.', '',
+        'an estimate) counted as wrong. With, for each model, the score above which 95 % of its '
+        f'poses on held-back virtual data are right ({min(bounds.values()):.2f} to '
+        f'{max(bounds.values()):.2f}): {100 * len(kept) / count:.1f} %, {100 * sure_right:.1f} % '
+        f'and {sure_ghosts}.', '',
         f'Lost to the segmenter: {100 * missed / count:.1f} % of the targets have no detection, '
         f'{100 * wrong / count:.1f} % none whose box overlaps the visible part by {BOX_IOU}.', '',
         f'Expected calibration error of the score: {_calibration_error(score, right):.3f}.', '',

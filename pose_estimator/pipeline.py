@@ -254,6 +254,12 @@ class PoseEstimator:
                 for name, predictor in self._predictors.items()}
 
     @property
+    def sure_scores(self):
+        """Scores above which 95 % of the poses on virtual data are right: name -> score."""
+        return {name: predictor.checkpoint.calibration.get('sure_score', 1.0)
+                for name, predictor in self._predictors.items()}
+
+    @property
     def needs_image(self):
         """Whether the image itself is needed beside the masks."""
         return self.network_input != 'mask'

@@ -79,6 +79,31 @@ def score(features, calibration):
                                    + calibration['bias']))))
 
 
+def sure_score(scores, is_right, precision=0.95):
+    """
+    Return the least score above which so large a share of poses is right.
+
+    Parameters
+    ----------
+    scores : array, shape (N,)
+        Of poses, in any order.
+    is_right : array of bool, shape (N,)
+        Whether each was right.
+    precision : float
+        The share that is wanted.
+
+    Returns
+    -------
+    score : float
+        1.0 where there is none.
+
+    """
+    order = np.argsort(-scores, kind='stable')
+    share = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
+    sure = np.flatnonzero(share >= precision)
+    return float(scores[order][sure[-1]]) if len(sure) else 1.0
+
+
 def fit_calibration(features, is_right, nees):
     """
     Fit the score and the scale of the covariance.

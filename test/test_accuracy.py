@@ -16,6 +16,7 @@ class Oracle:
     """Knows the true poses of bop_example, but shifts those of the second object by 10 cm."""
 
     needs_image, min_score = True, 0.5
+    sure_scores = {'one': 0.95, 'two': 0.1}
     models = {'one': SimpleNamespace(name='one', bop_id=1),
               'two': SimpleNamespace(name='two', bop_id=2)}
 
@@ -58,6 +59,7 @@ def test_tables_are_rewritten(measured, tmp_path):
     assert [row[3] for row in rows if row[0] in ('| 1', '| 2')] == ['100.0', '0.0']
     assert 'At the shipped `min_score` of 0.5' in text
     assert '40.0 % of the targets published; 100.0 % of what is published right' in text
+    assert '(0.10 to 0.95): 60.0 %, 0.0 % and 0.' in text
     assert 'Lost to the segmenter: 0.0 % of the targets have no detection' in text
     assert 'Expected calibration error of the score: 0.160.' in text
     assert (tmp_path / 'accuracy' / 'boxes.png').stat().st_size > 1000

@@ -13,7 +13,7 @@ from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.predictor import Keypoints
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import find_models, LOOKS, PoseEstimator
-from pose_estimator.scoring import FEATURES, silhouette_agreement
+from pose_estimator.scoring import FEATURES, silhouette_agreement, sure_score
 from pose_estimator.synthetic.render import RayCaster
 import pytest
 import torch
@@ -129,6 +129,14 @@ def test_silhouettes_are_compared_with_masks():
     part = silhouette_agreement(mask, square[square[:, 0] < 64])
     np.testing.assert_allclose(part, [0.5, 1], atol=0.08)
     np.testing.assert_allclose(silhouette_agreement(mask, square + 500), [0, 0])
+
+
+def test_sure_score_is_the_least_with_so_many_right():
+    scores = np.array([0.9, 0.2, 0.8, 0.7, 0.6])
+    right = np.array([True, False, True, False, True])
+    assert sure_score(scores, right, 0.75) == 0.6
+    assert sure_score(scores, right, 0.95) == 0.8
+    assert sure_score(scores, np.zeros(5, bool)) == 1.0
 
 
 def test_masks_that_say_nothing_give_no_pose_but_a_reason(mesh):

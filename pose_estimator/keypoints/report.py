@@ -10,7 +10,7 @@ from ..camera import PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
 from ..pipeline import gather
-from ..scoring import FEATURES, fit_calibration, RIGHT, score
+from ..scoring import FEATURES, fit_calibration, RIGHT, score, sure_score
 
 SAMPLES = 640
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
@@ -97,11 +97,14 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
     if half >= 10:
         calibration = fit_calibration(features[:half], right[:half], nees[:len(nees) // 2])
         chance = np.array([score(one, calibration) for one in features[half:]])
+        everything = np.array([score(one, calibration) for one in features])
+        calibration['sure_score'] = sure_score(everything, np.array(right))
     gap = _calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
     if not calibration:  # a network that finds nothing is never sure
         count = len(FEATURES)
         calibration = {'mean': [0.0] * count, 'scale': [1.0] * count,
-                       'weights': [0.0] * count, 'bias': -5.0, 'covariance_scale': 1.0}
+                       'weights': [0.0] * count, 'bias': -5.0, 'covariance_scale': 1.0,
+                       'sure_score': 1.0}
     scores = {
         'samples': len(is_right), 'add_0.1d': 100 * float(np.mean(is_right)),
         'keypoint_error_px': float(np.median(np.concatenate(point_error))),
@@ -201,6 +204,9 @@ calibration error of the score |
 {network.input_size} | {number("rotation_deg", "{:.1f} deg")} | \
 {number("translation_of_diameter", "{:.3f} d")} | {scores["no_pose"]:.1f} % | \
 {scores["calibration_error"]:.3f} |
+
+95 % of these poses with a score of {checkpoint.calibration["sure_score"]:.2f} or more are right by
+that measure.
 
 ![Curves and samples: truth green, found red]({stem.name}.png)
 """)
