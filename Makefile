@@ -48,8 +48,8 @@ accuracy: setup  ## poses on photographs: the shipped models on DATA, into docs/
 	@$(RUN) -m pose_estimator accuracy \
 	  "LM-O=$(DATA)/lmo_dev=$(DATA)/lmo_dev/mask_rcnn_detections.json" "cat=$(DATA)/lm_cat" \
 	  --peer "peer: stacked hourglass, photoreal training" \
-	  "$(DATA)/lmo_dev/peer_stacked_hourglass.csv" --pictures "Photographs: LM-O, E. Brachmann \
-	  et al., ECCV 2014, and BOP, T. Hodan et al., CC BY-SA 4.0." --output docs/accuracy.md
+	  "$(DATA)/lmo_dev/peer_stacked_hourglass.csv" --output docs/accuracy.md --pictures \
+	  "Photographs: LM-O (Brachmann et al., ECCV 2014), BOP (Hodan et al.), CC BY-SA 4.0."
 
 train-lmo: setup  ## train the six models of LM-O anew from the meshes in DATA, into out/lmo
 	@set -e; for number in 8 6 1 5 10 12; do \

@@ -12,11 +12,11 @@ from pose_estimator.evaluate import measure, median_errors
 import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
-# These say that the road works, not that it is good: what is reached stands in README.md. By
-# chance the median error of the rotation is over 110 degrees.
-LEAST_PUBLISHED = 0.6
-MOST_MEDIAN_DEGREES = 90.0
-MOST_MEDIAN_METRES = 0.25
+# What docs/accuracy.md has, minus a margin for images that a busy machine leaves out.
+LEAST_PUBLISHED = 0.8
+LEAST_RIGHT = 0.13
+MOST_MEDIAN_DEGREES = 22.0
+MOST_MEDIAN_METRES = 0.08
 
 
 @pytest.mark.slow
@@ -42,6 +42,7 @@ def test_nodes_find_objects_in_photographs(bop_data, tmp_path, capsys):
               f'within ADD 0.1 d {100 * share:.1f} %, median error {100 * metres:.1f} cm, '
               f'{degrees:.1f} deg')
     assert published >= LEAST_PUBLISHED
+    assert share >= LEAST_RIGHT
     assert degrees <= MOST_MEDIAN_DEGREES and metres <= MOST_MEDIAN_METRES
 
     # The same truth, read without the package's own reader.
