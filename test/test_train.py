@@ -11,6 +11,7 @@ import time
 
 from pose_estimator.errors import InputError
 from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.keypoints.report import SAMPLES
 from pose_estimator.keypoints.train import add_arguments, load_target
 from pose_estimator.object_model import load_object
 import pytest
@@ -37,7 +38,7 @@ def test_training_writes_weights_yaml_card_and_report(tmp_path, network_input, s
     assert checkpoint.network_input == network_input
     assert checkpoint.channels == (('mask',) if suffix else ('rgb', 'mask'))
     assert checkpoint.training['samples'] == 192
-    assert checkpoint.training['virtual_scores']['samples'] == 1024
+    assert checkpoint.training['virtual_scores']['samples'] == SAMPLES
     card = (tmp_path / f'book{suffix}.md').read_text()
     assert 'train config/objects/book.yaml' in card and '192 crops' in card
     assert (tmp_path / f'book{suffix}.png').stat().st_size > 10_000
