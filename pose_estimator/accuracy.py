@@ -14,20 +14,20 @@ import datetime
 import os
 from pathlib import Path
 import re
-import time
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from . import assets
-from .bop import BopDataset, read_results, Result
+from .bop import BopDataset, read_results
 from .devices import processor_name
 from .drawing import draw_poses
 from .errors import InputError
-from .evaluate import measure, names_by_number, summarize
+from .evaluate import (
+    best_results, estimates, measure, names_by_number, summarize, to_results)
 from .pipeline import find_models, PoseEstimator
-from .scoring import RIGHT
+from .scoring import calibration_error, RIGHT
 from .segmentation.recorded import RecordedSegmenter
 from .true_masks import TrueMasks
 
@@ -153,6 +153,7 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
     lines += [''] + _by_visibility(dataset, runs)
     if detections is not None:
         lines += [''] + _what_a_robot_gets(dataset, first, threshold, folder / f'{name}.png')
+        lines += [''] + _worst(dataset, first)
     if credit:
         lines += [''] + _pictures(dataset, first, models, folder / f'{name}.jpg', credit)
     return lines
@@ -160,18 +161,8 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
 
 def _estimate(title, dataset, estimator, names, source, images):
     """Return the Run of all instances of a source."""
-    found, results = [], []
-    for scene_id, image_id in images:
-        image = dataset.image(scene_id, image_id)
-        height, width = image.shape[:2]
-        instances = source.instances(scene_id, image_id, height, width)
-        camera = dataset.camera(scene_id, image_id, width, height)
-        started = time.perf_counter()
-        poses = estimator.estimate(image if estimator.needs_image else None, instances, camera)
-        seconds = time.perf_counter() - started
-        found += [(scene_id, image_id, one, seconds) for one in poses]
-        results += [Result(scene_id, image_id, estimator.models[one.name].bop_id, one.score,
-                           one.pose, seconds) for one in poses if one.pose is not None]
+    found = list(estimates(estimator, dataset, source.instances, images))
+    results = to_results(found, estimator.models)
     untrusted = set(getattr(source, 'untrusted', ()))
     targets = [one for one in dataset.targets() if one.object_id in names
                and one not in untrusted]
@@ -187,16 +178,6 @@ def _numbers(row):
     return [row[key] if isinstance(row[key], int) else f'{row[key]:.1f}' for key in SHOWN]
 
 
-def _best(run):
-    """Return {target: Result} of the highest score."""
-    best = {}
-    for one in run.results:
-        key = one.scene_id, one.image_id, one.object_id
-        if key not in best or one.score > best[key].score:
-            best[key] = one
-    return best
-
-
 def _truth(dataset, target):
     return next(one for one in dataset.truths(target.scene_id, target.image_id)
                 if one.object_id == target.object_id)
@@ -208,7 +189,7 @@ def _along_and_across(dataset, runs):
              _row('', ['rotation', 'along the ray', 'across it', 'along, signed']),
              _row('---', ['--:'] * 4)]
     for run in runs:
-        best, rows = _best(run), []
+        best, rows = best_results(run.results), []
         for target, error in zip(run.targets, run.errors):
             if target in best:
                 truth = _truth(dataset, target).pose.t_m2c
@@ -246,7 +227,7 @@ def _by_visibility(dataset, runs):
 
 def _what_a_robot_gets(dataset, run, threshold, path):
     """Return lines on what is published at the shipped min_score, and draw the reliability."""
-    best = _best(run)
+    best = best_results(run.results)
     found = [(error.add < RIGHT, best[target].score)
              for target, error in zip(run.targets, run.errors) if target in best]
     right, score = np.array(found, float).reshape(-1, 2).T
@@ -278,8 +259,29 @@ def _what_a_robot_gets(dataset, run, threshold, path):
         f'and {sure_ghosts}.', '',
         f'Lost to the segmenter: {100 * missed / count:.1f} % of the targets have no detection, '
         f'{100 * wrong / count:.1f} % none whose box overlaps the visible part by {BOX_IOU}.', '',
-        f'Expected calibration error of the score: {_calibration_error(score, right):.3f}.', '',
+        f'Expected calibration error of the score: {calibration_error(score, right):.3f}.', '',
         f'![Reliability of the score]({path.parent.name}/{path.name})']
+
+
+def _worst(dataset, run, count=10):
+    """Return lines on the worst poses: whether the pose stage had a chance."""
+    lines = [f'The worst {count} of the best-scored poses, {run.title}: how much of the object is '
+             'visible, and how the box overlaps that part.', '',
+             _row('image, object', ['ADD', 'visible', 'overlap', "detector's score", 'score']),
+             _row('---', ['--:'] * 5)]
+    best = best_results(run.results)
+    boxes = {id(one.pose): one.instance for _, _, one, _ in run.found}
+    ranked = sorted(((error.add, target) for target, error in zip(run.targets, run.errors)
+                     if target in best), reverse=True)
+    for add, target in ranked[:count]:
+        truth, instance = _truth(dataset, target), boxes[id(best[target].pose)]
+        overlap = ('-' if truth.box_visible is None
+                   else f'{_overlap(truth.box_visible, instance.box):.2f}')
+        visible = '-' if truth.visible_fraction is None else f'{truth.visible_fraction:.2f}'
+        lines.append(_row(f'{target.image_id}, {target.object_id}', [
+            f'{add:.1f} d', visible, overlap, f'{instance.score:.2f}',
+            f'{best[target].score:.2f}']))
+    return lines
 
 
 def _lost(dataset, run):
@@ -305,13 +307,6 @@ def _overlap(first, second):
     return both / (np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2]) - both)
 
 
-def _calibration_error(score, right, bins=10):
-    """Return the mean gap between score and share of right poses over bins."""
-    place = np.minimum((score * bins).astype(int), bins - 1)
-    return sum(abs(score[place == index].mean() - right[place == index].mean())
-               * (place == index).mean() for index in range(bins) if (place == index).any())
-
-
 def _draw_reliability(path, score, right):
     import matplotlib
     matplotlib.use('Agg')
@@ -335,7 +330,7 @@ def _draw_reliability(path, score, right):
 
 def _pictures(dataset, run, models, path, credit):
     """Write best, median and worst poses as one picture; return lines about it."""
-    best = _best(run)
+    best = best_results(run.results)
     poses = {}
     for scene_id, image_id, one, _ in run.found:
         if one.pose is not None:

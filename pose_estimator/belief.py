@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from .geometry import Pose
+from .pnp import project
 
 # The looks see past the edges of the crop, by this share of its side.
 BEYOND = 0.125
@@ -162,14 +163,15 @@ def most_believed_pose(hypotheses, belief, points, K):
     for step, sigma in enumerate(WINDOWS):
         near = belief.window(sigma)
         for _ in range(1 if step == 0 else 2):
-            target, mass = near(_project(rotation, translation, points, K))
-            rotation, translation = _gauss_newton(rotation, translation, points, K, target,
+            seen, jacobian = project(rotation, translation, points, K)
+            target, mass = near(seen)
+            rotation, translation = _gauss_newton(rotation, translation, jacobian, seen - target,
                                                   mass + 1e-6)
         if step + 1 == TRIED and len(rotation) > KEPT:
-            value = belief.likelihood(_project(rotation, translation, points, K))
+            value = belief.likelihood(project(rotation, translation, points, K)[0])
             best = np.argsort(-value, kind='stable')[:KEPT]
             rotation, translation = rotation[best], translation[best]
-    seen = _project(rotation, translation, points, K)
+    seen, _ = project(rotation, translation, points, K)
     value = belief.likelihood(seen)
     winner = int(value.argmax())
     pixels, mass = near(seen[winner:winner + 1])
@@ -177,27 +179,8 @@ def most_believed_pose(hypotheses, belief, points, K):
             np.clip(mass[0], 0, 1).astype(float), float(value[winner]))
 
 
-def _project(rotation, translation, points, K):
-    """Return pixels (H, K, 2) of points (K, 3) under H poses; NaN behind the camera."""
-    camera = np.einsum('hij,kj->hki', rotation, points) + translation[:, None]
-    depth = np.where(camera[..., 2:] > 1e-6, camera[..., 2:], np.nan)
-    return (camera @ K.T)[..., :2] / depth
-
-
-def _gauss_newton(rotation, translation, points, K, target, weight):
-    """Return H poses after one step towards the pixels `target` (H, K, 2)."""
-    turned = np.einsum('hij,kj->hki', rotation, points)
-    x, y, z = np.moveaxis(turned + translation[:, None], 2, 0)
-    z = np.maximum(z, 1e-6)
-    zero = np.zeros_like(z)
-    error = np.stack([K[0, 0] * x / z + K[0, 2], K[1, 1] * y / z + K[1, 2]], -1) - target
-    by_point = np.stack([np.stack([K[0, 0] / z, zero, -K[0, 0] * x / z ** 2], -1),
-                         np.stack([zero, K[1, 1] / z, -K[1, 1] * y / z ** 2], -1)], -2)
-    a, b, c = np.moveaxis(turned, 2, 0)
-    # d(w x p)/dw = -[p]x
-    by_turn = np.stack([np.stack([zero, c, -b], -1), np.stack([-c, zero, a], -1),
-                        np.stack([b, -a, zero], -1)], -2)
-    jacobian = np.concatenate([by_point, by_point @ by_turn], -1)  # (H, K, 2, 6)
+def _gauss_newton(rotation, translation, jacobian, error, weight):
+    """Return H poses after one step that lessens the errors (H, K, 2) of their keypoints."""
     weighted = jacobian * weight[..., None, None]
     normal = np.einsum('hkia,hkib->hab', weighted, jacobian)
     gradient = np.einsum('hkia,hki->ha', weighted, error)

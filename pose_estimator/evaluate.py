@@ -18,8 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from . import pose_error
-from .bop import BopDataset, Result, write_results
+from .bop import BopDataset, Result, Target, write_results
 from .errors import InputError
+from .scoring import RIGHT, sure_count
 from .segmentation.recorded import MASK_GROWTH, RecordedSegmenter
 
 COLUMNS = ('targets', 'missing', 'add', 'proj5', '5cm5deg', 'mssd', 'mspd', 'at95',
@@ -27,7 +28,6 @@ COLUMNS = ('targets', 'missing', 'add', 'proj5', '5cm5deg', 'mssd', 'mspd', 'at9
 # The shares of right targets by which BOP averages its recalls.
 MSSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)  # of the diameter
 MSPD_THRESHOLDS = 100 * MSSD_THRESHOLDS  # px, for images 640 wide
-PRECISION = 0.95
 
 
 class Errors(NamedTuple):
@@ -64,7 +64,11 @@ def evaluate(estimator, dataset, instances_of, images=None):
         One per detection with a pose; its time is that of estimating all of the image.
 
     """
-    results = []
+    return to_results(estimates(estimator, dataset, instances_of, images), estimator.models)
+
+
+def estimates(estimator, dataset, instances_of, images=None):
+    """Yield (scene_id, image_id, ObjectPose, seconds) of all detected objects; see evaluate."""
     for scene_id, image_id in images if images is not None else dataset.images():
         image = dataset.image(scene_id, image_id)
         height, width = image.shape[:2]
@@ -73,9 +77,24 @@ def evaluate(estimator, dataset, instances_of, images=None):
         start = time.perf_counter()
         poses = estimator.estimate(image if estimator.needs_image else None, instances, camera)
         seconds = time.perf_counter() - start
-        results += [Result(scene_id, image_id, estimator.models[one.name].bop_id, one.score,
-                           one.pose, seconds) for one in poses if one.pose is not None]
-    return results
+        for one in poses:
+            yield scene_id, image_id, one, seconds
+
+
+def to_results(found, models):
+    """Return as bop.Results those of `estimates` that have a pose."""
+    return [Result(scene_id, image_id, models[one.name].bop_id, one.score, one.pose, seconds)
+            for scene_id, image_id, one, seconds in found if one.pose is not None]
+
+
+def best_results(results):
+    """Return {Target: Result} of the highest score, the first of equals."""
+    best = {}
+    for one in results:
+        key = Target(one.scene_id, one.image_id, one.object_id)
+        if key not in best or one.score > best[key].score:
+            best[key] = one
+    return best
 
 
 def measure(dataset, results, targets, symmetric_adds=None):
@@ -101,11 +120,7 @@ def measure(dataset, results, targets, symmetric_adds=None):
     errors : list of Errors
 
     """
-    best = {}
-    for one in results:
-        key = one.scene_id, one.image_id, one.object_id
-        if key not in best or one.score > best[key].score:
-            best[key] = one
+    best = best_results(results)
     objects = {number: _ScoredObject(dataset, number, symmetric_adds)
                for number in sorted({target.object_id for target in targets})}
     cameras = {}
@@ -164,11 +179,7 @@ def summarize(errors):
     """
     table = np.array([one[1:] for one in errors], float)
     score, add, mssd, mspd, proj, rotation, translation = table.T
-    is_right = add < 0.1
-    order = np.argsort(-score, kind='stable')
-    order = order[np.isfinite(score[order])]
-    precision = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
-    sure = np.flatnonzero(precision >= PRECISION)
+    is_right, found = add < RIGHT, np.isfinite(score)
 
     def recall(error, thresholds):
         return 100 * np.mean([np.mean(error < one) for one in thresholds])
@@ -177,7 +188,7 @@ def summarize(errors):
            'add': 100 * is_right.mean(), 'proj5': 100 * np.mean(proj < 5),
            '5cm5deg': 100 * np.mean((rotation < 5) & (translation < 0.05)),
            'mssd': recall(mssd, MSSD_THRESHOLDS), 'mspd': recall(mspd, MSPD_THRESHOLDS),
-           'at95': 100 * (sure[-1] + 1) / len(table) if len(sure) else 0.0,
+           'at95': 100 * sure_count(score[found], is_right[found]) / len(table),
            'rot_median_deg': np.median(rotation), 'trans_median_mm': 1000 * np.median(translation)}
     return {key: value if isinstance(value, int) else float(value) for key, value in row.items()}
 

@@ -144,9 +144,9 @@ def gather(predictor, image, instances, camera):
         # The mean of all looks and each of them alone may find the pose.
         proposals = [propose(points, one, sure, crop.K, crop.size)
                      for one, sure in zip([mean, *pixels], [confidence, *found.confidence[own]])]
-        poses = [pose for pose, _, _ in proposals if pose is not None]
+        poses = [pose for pose, _ in proposals if pose is not None]
         if not poses:
-            result = PnPResult(None, None, np.zeros(len(points), bool), np.nan, proposals[0][2])
+            result = PnPResult(None, None, np.zeros(len(points), bool), np.nan, proposals[0][1])
             evidence.append(Evidence(crop, mean, confidence, disagreement, -np.inf,
                                      np.zeros(2), result))
             continue

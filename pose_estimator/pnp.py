@@ -48,9 +48,9 @@ class PnPResult:
     reason: str = ''
 
 
-def solve_pnp(points, pixels, confidence, K, size):
+def propose(points, pixels, confidence, K, size):
     """
-    Estimate a pose from keypoints.
+    Return the pose that most keypoints agree with, by solvePnPRansac.
 
     Parameters
     ----------
@@ -67,57 +67,37 @@ def solve_pnp(points, pixels, confidence, K, size):
 
     Returns
     -------
-    PnPResult
-
-    """
-    pose, inliers, reason = propose(points, pixels, confidence, K, size)
-    if pose is None:
-        return PnPResult(None, None, np.zeros(len(points), bool), np.nan, reason)
-    return settle(pose, points, pixels, confidence, K, size, inliers)
-
-
-def propose(points, pixels, confidence, K, size):
-    """
-    Return the pose that most keypoints agree with, by solvePnPRansac; see solve_pnp.
-
-    Returns
-    -------
     pose : Pose or None
         Not refined.
-    inliers : array of int
-        Indices of the keypoints that agree.
     reason : str
         Why there is no pose, else ''.
 
     """
     used = np.flatnonzero((confidence >= MIN_CONFIDENCE) & np.isfinite(pixels).all(1))
     if len(used) < MIN_INLIERS:
-        return None, used, f'only {len(used)} keypoints are sure, {MIN_INLIERS} are needed'
+        return None, f'only {len(used)} keypoints are sure, {MIN_INLIERS} are needed'
     try:
         found, rotvec, translation, chosen = cv2.solvePnPRansac(
             points[used], pixels[used], K, None, iterationsCount=RANSAC_ITERATIONS,
             reprojectionError=INLIER_RADIUS * size, confidence=0.99, flags=RANSAC_SOLVER)
     except cv2.error:
         found, chosen = False, None
-    chosen = np.zeros(0, int) if chosen is None else np.ravel(chosen)
+    chosen = () if chosen is None else chosen
     if not found or len(chosen) < MIN_INLIERS:
-        return None, used[chosen], (f'only {len(chosen)} keypoints agree on a pose, '
-                                    f'{MIN_INLIERS} are needed')
-    return Pose.from_rotvec(rotvec, translation), used[chosen], ''
+        return None, f'only {len(chosen)} keypoints agree on a pose, {MIN_INLIERS} are needed'
+    return Pose.from_rotvec(rotvec, translation), ''
 
 
-def settle(pose, points, pixels, confidence, K, size, inliers=None):
+def settle(pose, points, pixels, confidence, K, size):
     """
-    Refine a pose on its inliers and judge it; see solve_pnp.
+    Refine a pose on its inliers and judge it.
 
     Parameters
     ----------
     pose : Pose
         Start.
     points, pixels, confidence, K, size
-        As for solve_pnp.
-    inliers : array of int
-        Indices to begin with; default: all that are sure enough.
+        As for propose.
 
     Returns
     -------
@@ -126,8 +106,7 @@ def settle(pose, points, pixels, confidence, K, size, inliers=None):
     """
     nothing = np.zeros(len(points), bool)
     radius = INLIER_RADIUS * size
-    used = np.flatnonzero((confidence >= MIN_BELIEF) & np.isfinite(pixels).all(1))
-    inliers = used if inliers is None else inliers
+    inliers = used = np.flatnonzero((confidence >= MIN_BELIEF) & np.isfinite(pixels).all(1))
     if len(inliers) < MIN_INLIERS:
         return PnPResult(None, None, nothing, np.nan,
                          f'only {len(inliers)} keypoints are sure, {MIN_INLIERS} are needed')
@@ -160,7 +139,7 @@ def refine(pose, points, pixels, confidence, K, scale):
     pose : Pose
         Start.
     points, pixels, confidence, K
-        As for solve_pnp.
+        As for propose.
     scale : float
         Error in pixels at which a point's weight is halved.
 
@@ -211,24 +190,44 @@ def refine(pose, points, pixels, confidence, K, scale):
 
 
 def _residual(pose, points, pixels, K):
-    """
-    Return reprojection errors (N, 2) and their derivatives (N, 2, 6).
+    """Return reprojection errors (N, 2) and their derivatives (N, 2, 6); see project."""
+    seen, jacobian = project(pose.R_m2c[None], pose.t_m2c[None], points, K)
+    return seen[0] - pixels, jacobian[0]
 
-    The unknowns are a shift of the origin and a turn about the camera's axes after R_m2c,
-    so that a point x moves by shift + turn x (R x).
+
+def project(rotation, translation, points, K):
     """
-    turned = points @ pose.R_m2c.T
-    camera = turned + pose.t_m2c
-    x, y, z = camera.T
-    focal_x, focal_y = K[0, 0], K[1, 1]
-    error = np.column_stack([focal_x * x / z + K[0, 1] * y / z + K[0, 2],
-                             focal_y * y / z + K[1, 2]]) - pixels
+    Project points under several poses.
+
+    Parameters
+    ----------
+    rotation, translation : arrays, shapes (H, 3, 3), (H, 3)
+        Model to camera, metres.
+    points : array, shape (N, 3)
+        Model frame, metres.
+    K : array, shape (3, 3)
+        Intrinsics.
+
+    Returns
+    -------
+    pixels : array, shape (H, N, 2)
+        What is behind the camera comes as if it were just before it.
+    jacobian : array, shape (H, N, 2, 6)
+        By a shift of the origin and a turn about the camera's axes after R_m2c, so that a
+        point x moves by shift + turn x (R x).
+
+    """
+    turned = np.einsum('hij,nj->hni', rotation, points)
+    x, y, z = np.moveaxis(turned + translation[:, None], 2, 0)
+    z = np.maximum(z, 1e-6)
     zero = np.zeros_like(z)
+    pixels = np.stack([K[0, 0] * x / z + K[0, 1] * y / z + K[0, 2],
+                       K[1, 1] * y / z + K[1, 2]], -1)
     by_point = np.stack([
-        np.column_stack([focal_x / z, K[0, 1] / z, -(focal_x * x + K[0, 1] * y) / z ** 2]),
-        np.column_stack([zero, focal_y / z, -focal_y * y / z ** 2])], 1)  # (N, 2, 3)
-    a, b, c = turned.T
+        np.stack([K[0, 0] / z, K[0, 1] / z, -(K[0, 0] * x + K[0, 1] * y) / z ** 2], -1),
+        np.stack([zero, K[1, 1] / z, -K[1, 1] * y / z ** 2], -1)], -2)
+    a, b, c = np.moveaxis(turned, 2, 0)
     # d(w x p)/dw = -[p]x
-    by_turn = np.stack([np.column_stack([zero, c, -b]), np.column_stack([-c, zero, a]),
-                        np.column_stack([b, -a, zero])], 1)  # (N, 3, 3)
-    return error, np.concatenate([by_point, by_point @ by_turn], 2)
+    by_turn = np.stack([np.stack([zero, c, -b], -1), np.stack([-c, zero, a], -1),
+                        np.stack([b, -a, zero], -1)], -2)
+    return pixels, np.concatenate([by_point, by_point @ by_turn], -1)

@@ -8,6 +8,8 @@ FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection erro
             'disagreement', 'likelihood', 'mask explained', 'silhouette filled')
 # A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
+# Of poses that a robot may act on, so large a share must be right.
+PRECISION = 0.95
 # Silhouettes are compared on a grid of so many cells a side.
 GRID = 32
 
@@ -20,7 +22,7 @@ def pose_features(result, confidence, disagreement, likelihood, agreement, size,
     Parameters
     ----------
     result : PnPResult
-        From solve_pnp.
+        From settle.
     confidence : array, shape (K,)
         Of all keypoints.
     disagreement : array, shape (K,)
@@ -79,7 +81,7 @@ def score(features, calibration):
                                    + calibration['bias']))))
 
 
-def sure_score(scores, is_right, precision=0.95):
+def sure_score(scores, is_right, precision=PRECISION):
     """
     Return the least score above which so large a share of poses is right.
 
@@ -98,10 +100,23 @@ def sure_score(scores, is_right, precision=0.95):
         1.0 where there is none.
 
     """
+    count = sure_count(scores, is_right, precision)
+    return float(np.sort(scores)[-count]) if count else 1.0
+
+
+def sure_count(scores, is_right, precision=PRECISION):
+    """Return how many poses, from the highest score down, can be given out; see sure_score."""
     order = np.argsort(-scores, kind='stable')
     share = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
     sure = np.flatnonzero(share >= precision)
-    return float(scores[order][sure[-1]]) if len(sure) else 1.0
+    return int(sure[-1]) + 1 if len(sure) else 0
+
+
+def calibration_error(scores, is_right, bins=10):
+    """Return the expected calibration error: mean gap of score and success over bins."""
+    place = np.minimum((scores * bins).astype(int), bins - 1)
+    return sum(abs(scores[place == index].mean() - is_right[place == index].mean())
+               * (place == index).mean() for index in range(bins) if (place == index).any())
 
 
 def fit_calibration(features, is_right, nees):

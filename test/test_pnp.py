@@ -2,7 +2,7 @@
 
 import numpy as np
 from pose_estimator.geometry import Pose, random_rotations
-from pose_estimator.pnp import MIN_INLIERS, refine, solve_pnp
+from pose_estimator.pnp import MIN_INLIERS, PnPResult, propose, refine, settle
 import pytest
 from scipy.spatial.transform import Rotation
 
@@ -18,6 +18,14 @@ def scene(seed, count=32):
     return rng, points, pose, camera[:, :2] / camera[:, 2:]
 
 
+def solve(points, pixels, confidence):
+    """Propose a pose and settle it, as the pipeline does."""
+    pose, reason = propose(points, pixels, confidence, K, SIZE)
+    if pose is None:
+        return PnPResult(None, None, np.zeros(len(points), bool), np.nan, reason)
+    return settle(pose, points, pixels, confidence, K, SIZE)
+
+
 def angle(pose, truth):
     return np.degrees(np.linalg.norm(
         Rotation.from_matrix(pose.R_m2c @ truth.R_m2c.T).as_rotvec()))
@@ -26,7 +34,7 @@ def angle(pose, truth):
 @pytest.mark.parametrize('seed', range(20))
 def test_exact_keypoints_give_the_exact_pose(seed):
     _, points, truth, pixels = scene(seed)
-    result = solve_pnp(points, pixels, np.ones(len(points)), K, SIZE)
+    result = solve(points, pixels, np.ones(len(points)))
     assert angle(result.pose, truth) < 1e-3
     np.testing.assert_allclose(result.pose.t_m2c, truth.t_m2c, atol=1e-6)
     assert result.inliers.all()
@@ -40,7 +48,7 @@ def test_a_fifth_of_outliers_is_found_out(seed):
     wrong = rng.choice(len(points), len(points) // 5, replace=False)
     pixels = pixels + rng.normal(0, 0.3, pixels.shape)
     pixels[wrong] += rng.choice([-1, 1], (len(wrong), 2)) * rng.uniform(15, 40, (len(wrong), 2))
-    result = solve_pnp(points, pixels, np.ones(len(points)), K, SIZE)
+    result = solve(points, pixels, np.ones(len(points)))
     assert angle(result.pose, truth) < 3
     assert not result.inliers[wrong].any()
     assert result.inliers.sum() == len(points) - len(wrong)
@@ -52,7 +60,7 @@ def test_unsure_keypoints_take_no_part():
     confidence[:20] = 0.01
     pixels = pixels.copy()
     pixels[:20] = rng.uniform(0, SIZE, (20, 2))
-    result = solve_pnp(points, pixels, confidence, K, SIZE)
+    result = solve(points, pixels, confidence)
     assert angle(result.pose, truth) < 1e-3
     assert not result.inliers[:20].any()
 
@@ -61,7 +69,7 @@ def test_too_few_sure_keypoints_give_no_pose_but_a_reason():
     _, points, _, pixels = scene(4)
     confidence = np.zeros(len(points))
     confidence[:MIN_INLIERS - 1] = 1
-    result = solve_pnp(points, pixels, confidence, K, SIZE)
+    result = solve(points, pixels, confidence)
     assert result.pose is None
     assert result.reason == f'only {MIN_INLIERS - 1} keypoints are sure, {MIN_INLIERS} are needed'
 
@@ -71,7 +79,7 @@ def test_nonsense_gives_no_sure_pose():
     agreed = []
     for _ in range(20):
         pixels = rng.uniform(0, SIZE, (len(points), 2))
-        result = solve_pnp(points, pixels, np.ones(len(points)), K, SIZE)
+        result = solve(points, pixels, np.ones(len(points)))
         agreed.append(result.inliers.mean() if result.pose else 0)
     assert max(agreed) < 0.5
 
@@ -80,7 +88,7 @@ def test_nan_keypoints_are_left_out():
     _, points, truth, pixels = scene(6)
     pixels = pixels.copy()
     pixels[0] = np.nan
-    result = solve_pnp(points, pixels, np.ones(len(points)), K, SIZE)
+    result = solve(points, pixels, np.ones(len(points)))
     assert angle(result.pose, truth) < 1e-3
     assert not result.inliers[0]
 
@@ -100,7 +108,7 @@ def test_covariance_matches_the_scatter_of_poses():
     rng = np.random.default_rng(9)
     for _ in range(300):
         pixels = exact + rng.normal(0, 0.8, exact.shape)
-        result = solve_pnp(points, pixels, np.ones(len(points)), K, SIZE)
+        result = solve(points, pixels, np.ones(len(points)))
         turn = Rotation.from_matrix(result.pose.R_m2c @ truth.R_m2c.T).as_rotvec()
         error = np.concatenate([result.pose.t_m2c - truth.t_m2c, turn])
         errors.append(error)

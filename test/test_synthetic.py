@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from pose_estimator.geometry import Pose, random_rotations
 from pose_estimator.object_model import load_object, object_from_mesh, Symmetries
-from pose_estimator.pnp import solve_pnp
+from pose_estimator.pnp import propose, settle
 from pose_estimator.synthetic.backgrounds import background_bank
 from pose_estimator.synthetic.crops import CropConfig, CropSampler
 from pose_estimator.synthetic.distractors import body_bank
@@ -51,8 +51,9 @@ def test_keypoints_are_the_projections_of_the_pose(cup, cup_views, backgrounds):
         camera = pose.transform(model.keypoints) @ batch.K[index].double().numpy().T
         np.testing.assert_allclose(camera[:, :2] / camera[:, 2:], batch.keypoints[index, 0],
                                    atol=1e-2)
-        result = solve_pnp(model.keypoints, batch.keypoints[index, 0].double().numpy(),
-                           np.ones(32), batch.K[index].double().numpy(), 128)
+        seen = (model.keypoints, batch.keypoints[index, 0].double().numpy(), np.ones(32),
+                batch.K[index].double().numpy(), 128)
+        result = settle(propose(*seen)[0], *seen)
         np.testing.assert_allclose(result.pose.matrix, pose.matrix, atol=2e-3)
 
 

@@ -10,7 +10,8 @@ from ..camera import PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
 from ..pipeline import gather
-from ..scoring import FEATURES, fit_calibration, RIGHT, score, sure_score
+from ..scoring import (
+    calibration_error, FEATURES, fit_calibration, RIGHT, score, sure_score)
 
 SAMPLES = 640
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
@@ -99,7 +100,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
         chance = np.array([score(one, calibration) for one in features[half:]])
         everything = np.array([score(one, calibration) for one in features])
         calibration['sure_score'] = sure_score(everything, np.array(right))
-    gap = _calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
+    gap = calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
     if not calibration:  # a network that finds nothing is never sure
         count = len(FEATURES)
         calibration = {'mean': [0.0] * count, 'scale': [1.0] * count,
@@ -159,13 +160,6 @@ def _nearest(pose, truth, turns, points):
         if best is None or add < best[0]:
             best = add, candidate
     return best
-
-
-def _calibration_error(chance, right, bins=10):
-    """Return the expected calibration error: mean gap of score and success over bins."""
-    place = np.minimum((chance * bins).astype(int), bins - 1)
-    return sum(abs(chance[place == index].mean() - right[place == index].mean())
-               * (place == index).mean() for index in range(bins) if (place == index).any())
 
 
 def write_report(path, checkpoint, findings):

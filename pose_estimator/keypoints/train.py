@@ -78,7 +78,7 @@ class TrainConfig:
     rate : float
         Highest learning rate of AdamW.
     muon_rate : float
-        That of Muon, which takes the convolutions inside; 0: AdamW takes all.
+        That of Muon, which takes the convolutions inside.
     loss : str
         A key of heatmaps.LOSSES.
     start : str
@@ -495,12 +495,12 @@ def _start(network, path, model):
 def _optimizers(network, config):
     """Return Muon for the convolutions between the first and the last, AdamW for the rest."""
     inside = [weight for name, weight in network.named_parameters()
-              if weight.ndim == 4 and config.muon_rate
+              if weight.ndim == 4
               and not name.startswith(('stem.0', 'heads', 'feed')) and '.up.' not in name]
     taken = {id(weight) for weight in inside}
     others = [weight for weight in network.parameters() if id(weight) not in taken]
     adam = torch.optim.AdamW(others, config.rate, weight_decay=1e-4, fused=True)
-    return [adam, Muon(inside, config.muon_rate)] if inside else [adam]
+    return [adam, Muon(inside, config.muon_rate)]
 
 
 def _severity(progress):
