@@ -12,9 +12,11 @@ from pose_estimator.synthetic.crops import CropConfig, CropSampler
 from pose_estimator.synthetic.distractors import body_bank
 from pose_estimator.synthetic.symmetry import canonical_pose, labelings
 from pose_estimator.synthetic.views import (
-    appearance_views, draw_silhouette, silhouette_views, thin_out, view_intrinsics)
+    appearance_views, draw_silhouette, RESTING, resting_rotations, silhouette_views, thin_out,
+    view_intrinsics)
 import pytest
 import torch
+import trimesh
 
 CLEAN = CropConfig(size=128).eased(0.0)
 AXIS = {'continuous': [{'axis': [0, 0, 1], 'offset': [0, 0, 0]}]}
@@ -55,6 +57,48 @@ def test_keypoints_are_the_projections_of_the_pose(cup, cup_views, backgrounds):
                 batch.K[index].double().numpy(), 128)
         result = settle(propose(*seen)[0], *seen)
         np.testing.assert_allclose(result.pose.matrix, pose.matrix, atol=2e-3)
+
+
+def test_things_rest_on_a_table_below_an_upright_camera():
+    mesh = trimesh.creation.box((0.05, 0.08, 0.12))
+    rotations = resting_rotations(mesh, 400, np.random.default_rng(0))
+    np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1),
+                               np.broadcast_to(np.eye(3), (400, 3, 3)), atol=1e-9)
+    np.testing.assert_allclose(np.linalg.det(rotations), 1)
+    # Which of the box's axes is up: it has no part along the camera's x, and points up and
+    # towards a camera above the table.
+    ups = np.concatenate([rotations, -rotations], 2)  # (N, 3, 6), columns x y z -x -y -z
+    is_up = (abs(ups[:, 0]) < 1e-9) & (ups[:, 1] <= 0) & (ups[:, 2] <= 0)
+    assert is_up.any(1).all()
+    share = is_up.mean(0)
+    assert share[2] > 0.5  # z of the mesh, as it stands
+    # A box falls on its large faces (x up or down) more often than on its small ones.
+    assert share[0] > share[1] > 0 and share[3] > share[4] > 0
+    # All directions about the vertical occur.
+    around = np.arctan2(rotations[:, 0, 1], rotations[:, 0, 0])[is_up[:, 2]]
+    assert np.histogram(around, 4, (-np.pi, np.pi))[0].min() > 25
+
+
+def test_a_flat_mesh_stands():
+    flat = trimesh.Trimesh([[0, 0, 0], [0.1, 0, 0], [0, 0.1, 0]], [[0, 1, 2]])
+    rotations = resting_rotations(flat, 5, np.random.default_rng(0))
+    assert (abs(rotations[:, 0, 2]) < 1e-9).all() and (rotations[:, 1, 2] <= 0).all()
+
+
+def test_upright_cameras_roll_little_and_others_at_all(cup, cup_views, backgrounds):
+    assert 0.4 < cup_views.upright.mean() < 1 and 0 < RESTING < 1
+    for upright, least, most in ((True, 0.02, 0.35), (False, 1.5, 2.1)):
+        kept = cup_views.upright == upright
+        bank = replace(cup_views, **{name: getattr(cup_views, name)[kept] for name in (
+            'R_m2c', 't_m2c', 'focal', 'upright', 'pixels')})
+        batch = CropSampler(bank, cup[0], 'rgb_mask', CLEAN, backgrounds).batch(64)
+        rolls = []
+        for found in batch.R_m2c.double().numpy():
+            # The view that it is cut from is the one that differs by the least tilt.
+            turns = found @ bank.R_m2c.transpose(0, 2, 1)
+            turn = turns[turns[:, 2, 2].argmax()]
+            rolls.append(np.arctan2(turn[1, 0], turn[0, 0]))
+        assert least < np.std(rolls) < most
 
 
 @pytest.mark.parametrize('network_input', ['mask', 'rgb_mask'])

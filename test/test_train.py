@@ -11,9 +11,10 @@ import time
 
 from pose_estimator.errors import InputError
 from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.report import SAMPLES
-from pose_estimator.keypoints.train import add_arguments, load_target
-from pose_estimator.object_model import load_object
+from pose_estimator.keypoints.train import _start, add_arguments, load_target, shipped_start
+from pose_estimator.object_model import load_object, object_from_mesh
 import pytest
 import torch
 import trimesh
@@ -84,6 +85,29 @@ def test_torchrun_trains_with_two_processes(tmp_path):
                            '-m', 'pose_estimator'))
     assert done.returncode == 0, done.stderr
     assert Checkpoint.load(tmp_path / 'cup.mask.safetensors').training['samples'] == 256
+
+
+def test_training_begins_with_what_the_package_ships():
+    path = shipped_start('rgb_mask', 'cross_entropy', HourglassConfig(keypoints=11))
+    assert Path(path) == ROOT / 'models' / 'obj_000008.safetensors'
+    assert shipped_start('rgb_mask', 'l2', HourglassConfig()) == ''
+    assert shipped_start('rgb_mask', 'cross_entropy', HourglassConfig(width=16)) == ''
+
+
+def test_weights_of_another_object_are_taken_without_its_last_layers():
+    path = ROOT / 'models' / 'cup.safetensors'
+    theirs = Checkpoint.load(path)
+    same, other = StackedHourglass(theirs.config), StackedHourglass(theirs.config)
+    before = other.heads[-1].weight.clone()
+    about, goes_on = _start(same, path, theirs.model)
+    assert goes_on and about['object'] == 'cup'
+    assert torch.equal(same.heads[-1].weight, theirs.weights['heads.1.weight'].float())
+    book, _ = object_from_mesh('builtin:book', 'm', 'book')
+    _, goes_on = _start(other, path, book)
+    assert not goes_on
+    assert torch.equal(other.heads[-1].weight, before)
+    name, weight = next(iter(same.named_parameters()))
+    assert torch.equal(dict(other.named_parameters())[name], weight)
 
 
 def test_mesh_without_colours_trains_on_random_materials_and_says_so(tmp_path):

@@ -1,0 +1,46 @@
+"""The command that measures a model anew and fits its score."""
+
+from dataclasses import replace
+from pathlib import Path
+import shutil
+
+import numpy as np
+from pose_estimator.cli import main
+from pose_estimator.keypoints import report, train
+from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.pipeline import PoseEstimator
+import pytest
+import torch
+
+MODELS = Path(__file__).resolve().parents[1] / 'models'
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(report, 'SAMPLES', 48)
+    views = train.render_views
+    monkeypatch.setattr(train, 'render_views', lambda model, mesh, config, seed, show=True: views(
+        model, mesh, replace(config, views=24), seed, show))
+
+
+def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
+    for name in ('bottle.safetensors', 'bottle.yaml'):
+        shutil.copy(MODELS / name, tmp_path / name)
+    path = tmp_path / 'bottle.safetensors'
+    shipped = Checkpoint.load(path)
+    replace(shipped, calibration={'weights': [0.0] * 3}).save(path)
+    assert not Checkpoint.load(path).is_calibrated
+    assert main(['calibrate', str(path)]) == 0
+    found = Checkpoint.load(path)
+    assert found.is_calibrated and np.any(found.calibration['weights'])
+    assert 0 < found.calibration['sure_score'] <= 1
+    assert found.training['virtual_scores']['samples'] == 48
+    assert all(torch.equal(found.weights[name], shipped.weights[name]) for name in shipped.weights)
+    assert 'On 48 held-back virtual crops' in (tmp_path / 'bottle.md').read_text()
+    PoseEstimator([found])
+
+
+def test_model_without_its_object_is_refused(tmp_path, capsys):
+    shutil.copy(MODELS / 'bottle.safetensors', tmp_path)
+    assert main(['calibrate', str(tmp_path / 'bottle.safetensors')]) == 2
+    assert 'bottle.yaml: expected the object' in capsys.readouterr().err
