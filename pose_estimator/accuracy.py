@@ -17,6 +17,8 @@ import re
 
 import cv2
 import numpy as np
+from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
 from tqdm import tqdm
 
 from . import assets
@@ -35,6 +37,8 @@ SHOWN = ('targets', 'missing', 'add', 'proj5', '5cm5deg', 'mssd', 'mspd', 'at95'
 VISIBLE = (0.0, 0.5, 0.7, 0.85, 1.01)
 # A detection is of the object when its box overlaps the visible part's at least so much.
 BOX_IOU = 0.5
+# Shares of the errors that ellipsoids of the covariance should hold.
+COVERED = (0.5, 0.9, 0.95)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +155,7 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
         lines.append(_row(str(number), _numbers(summarize(own))))
     lines += [''] + _along_and_across(dataset, runs)
     lines += [''] + _by_visibility(dataset, runs)
+    lines += [''] + _coverage(dataset, runs)
     if detections is not None:
         lines += [''] + _what_a_robot_gets(dataset, first, threshold, folder / f'{name}.png')
         lines += [''] + _worst(dataset, first)
@@ -222,6 +227,31 @@ def _by_visibility(dataset, runs):
             cells.append(f'{100 * right[inside].mean():.0f} % ({inside.sum()})'
                          if inside.any() else '-')
         lines.append(_row(run.title, cells))
+    return lines
+
+
+def _coverage(dataset, runs):
+    """Return lines on how often the truth lies within what the covariance says."""
+    lines = ['Right poses (ADD below 0.1 d) whose error lies within the ellipsoid of the '
+             'covariance that should hold so many of them:', '',
+             _row('', ['poses', *[f'{100 * share:.0f} %' for share in COVERED]]),
+             _row('---', ['--:'] * (1 + len(COVERED)))]
+    for run in runs:
+        best, nees = best_results(run.results), []
+        covariances = {id(one.pose): one.covariance for _, _, one, _ in run.found}
+        for target, error in zip(run.targets, run.errors):
+            if error.add < RIGHT and target in best:
+                pose, truth = best[target].pose, _truth(dataset, target).pose
+                errors = [np.concatenate([pose.t_m2c - one.t_m2c, Rotation.from_matrix(
+                    pose.R_m2c @ one.R_m2c.T).as_rotvec()])
+                    for one in (truth.compose(turn)
+                                for turn in dataset.symmetries(
+                                    target.object_id).transforms(36))]
+                inverse = np.linalg.pinv(covariances[id(pose)])
+                nees.append(min(one @ inverse @ one for one in errors))
+        lines.append(_row(run.title, [len(nees)] + [
+            f'{100 * np.mean(np.array(nees) <= chi2.ppf(share, 6)):.0f} %' if nees else '-'
+            for share in COVERED]))
     return lines
 
 

@@ -1,5 +1,6 @@
 """Devices of torch by name."""
 
+import ctypes
 from pathlib import Path
 import platform
 
@@ -27,6 +28,23 @@ def has_fast_bfloat16(device):
         # Without instructions for it, bfloat16 is emulated.
         return getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
     return device.type == 'cuda' and torch.cuda.is_bf16_supported()
+
+
+def keep_freed_memory():
+    """
+    Let this process, and those it forks, keep memory for its next tensors.
+
+    The C library of Linux gives large blocks back at once and has every page cleared when it
+    asks for them again; for batches of crops that costs a quarter of the time.
+
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # not the GNU C library
+        return
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 32 << 20)
+    mallopt(trim_threshold, 2 ** 31 - 1)
 
 
 def processor_name():

@@ -15,7 +15,7 @@ from .instance import Instance
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
 from .pnp import PnPResult, propose, settle
-from .scoring import pose_features, score, silhouette_agreement
+from .scoring import distance_factor, pose_features, score, silhouette_agreement
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 MIN_SCORE = 0.3
@@ -327,7 +327,10 @@ class PoseEstimator:
         if result.pose is None:
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, result.reason)
-        chance = score(evidence.features(checkpoint.model.diameter), checkpoint.calibration)
+        features = evidence.features(checkpoint.model.diameter)
+        chance = score(features, checkpoint.calibration)
+        pose = Pose(result.pose.R_m2c, result.pose.t_m2c
+                    * distance_factor(features, checkpoint.calibration))
         # From the crop camera's frame to the real one's.
         back = Pose(crop.R_cam2crop.T, np.zeros(3))
         turn = np.kron(np.eye(2), back.R_m2c)
@@ -335,7 +338,7 @@ class PoseEstimator:
         covariance = turn @ (result.covariance * scale) @ turn.T
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
-        pose, reason = back.compose(result.pose), ''
+        pose, reason = back.compose(pose), ''
         if chance < self.min_score:
             pose, reason = None, f'score {chance:.2f} is below {self.min_score:.2f}'
         return ObjectPose(name, instance, pose, chance, covariance, keypoints, confidence,

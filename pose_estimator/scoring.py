@@ -10,6 +10,10 @@ FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection erro
 RIGHT = 0.1
 # Of poses that a robot may act on, so large a share must be right.
 PRECISION = 0.95
+# No distance is changed by more than this, as a logarithm.
+MOST_SHIFT = 0.3
+# Distances need not be fitted better than this.
+CLOSE = 0.01
 # Silhouettes are compared on a grid of so many cells a side.
 GRID = 32
 
@@ -76,9 +80,22 @@ def silhouette_agreement(mask, pixels):
 
 def score(features, calibration):
     """Return the chance 0..1 that a pose with these features is right."""
-    scaled = (features - np.array(calibration['mean'])) / np.array(calibration['scale'])
-    return float(1 / (1 + np.exp(-(scaled @ np.array(calibration['weights'])
-                                   + calibration['bias']))))
+    return float(1 / (1 + np.exp(-(_scaled(features, calibration)
+                                   @ np.array(calibration['weights']) + calibration['bias']))))
+
+
+def distance_factor(features, calibration):
+    """
+    Return by what to multiply the distance of a pose with these features.
+
+    Where a network is in doubt between several poses, the mean of its keypoints lies nearer
+    together than any pose has them, so that the object seems too far; and what a mask hides makes
+    it look small. How much so is learned on virtual data, like the score.
+
+    """
+    shift = (_scaled(features, calibration) @ np.array(calibration['distance_weights'])
+             + calibration['distance_bias'])
+    return float(np.exp(np.clip(shift, -MOST_SHIFT, MOST_SHIFT)))
 
 
 def sure_score(scores, is_right, precision=PRECISION):
@@ -119,7 +136,48 @@ def calibration_error(scores, is_right, bins=10):
                * (place == index).mean() for index in range(bins) if (place == index).any())
 
 
-def fit_calibration(features, is_right, nees):
+def scaling(features):
+    """Return 'mean' and 'scale' of features (N, F), by which they become about standard."""
+    features = np.asarray(features, float)
+    return {'mean': features.mean(0).tolist(), 'scale': (features.std(0) + 1e-6).tolist()}
+
+
+def _scaled(features, calibration):
+    """Return features, shape (..., F), shifted and scaled."""
+    return (np.asarray(features, float) - calibration['mean']) / np.array(calibration['scale'])
+
+
+def fit_distance(features, too_far, scale):
+    """
+    Fit what distance_factor takes, by least absolute deviations.
+
+    Parameters
+    ----------
+    features : array, shape (N, F)
+        From pose_features.
+    too_far : array, shape (N,)
+        Logarithm of the estimated distance over the true one.
+    scale : dict
+        From scaling.
+
+    Returns
+    -------
+    calibration : dict
+        'distance_weights', 'distance_bias'.
+
+    """
+    too_far = np.asarray(too_far, float)
+    scaled = np.column_stack([_scaled(features, scale), np.ones(len(features))])
+    weight = np.ones(len(features))
+    for _ in range(30):  # iteratively reweighted least squares
+        weighted = scaled * weight[:, None]
+        ridge = 1e-3 * weight.sum() * np.eye(scaled.shape[1])
+        best = np.linalg.solve(weighted.T @ scaled + ridge, weighted.T @ -too_far)
+        weight = 1 / np.maximum(np.abs(too_far + scaled @ best), CLOSE)
+    return {'distance_weights': best[:-1].tolist(), 'distance_bias': float(best[-1])}
+
+
+def fit_calibration(features, is_right, nees, scale):
     """
     Fit the score and the scale of the covariance.
 
@@ -132,17 +190,18 @@ def fit_calibration(features, is_right, nees):
     nees : array, shape (M,)
         Normalised squared errors of the right poses, e^T C^-1 e; 6 on average when the
         covariances are true.
+    scale : dict
+        From scaling.
 
     Returns
     -------
     calibration : dict
-        Plain numbers; what `score` takes, and 'covariance_scale'.
+        Plain numbers: 'weights', 'bias' and 'covariance_scale'.
 
     """
     from scipy.optimize import minimize
-    features, is_right = np.asarray(features, float), np.asarray(is_right, float)
-    mean, scale = features.mean(0), features.std(0) + 1e-6
-    scaled = (features - mean) / scale
+    is_right = np.asarray(is_right, float)
+    scaled = _scaled(features, scale)
 
     def loss(parameters):
         logit = scaled @ parameters[:-1] + parameters[-1]
@@ -153,5 +212,5 @@ def fit_calibration(features, is_right, nees):
     best = minimize(loss, np.zeros(scaled.shape[1] + 1)).x
     # The median of chi-squared with 6 degrees of freedom is 5.35; outliers do not move it.
     spread = float(np.median(nees) / 5.35) if len(nees) else 1.0
-    return {'mean': mean.tolist(), 'scale': scale.tolist(), 'weights': best[:-1].tolist(),
-            'bias': float(best[-1]), 'covariance_scale': max(spread, 1e-3)}
+    return {'weights': best[:-1].tolist(), 'bias': float(best[-1]),
+            'covariance_scale': max(spread, 1e-3)}

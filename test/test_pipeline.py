@@ -27,7 +27,8 @@ CAMERAS = {
 # A score that is 0.88 for keypoints that agree.
 COUNT = len(FEATURES)
 CALIBRATION = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT,
-               'weights': [2.0] + [0.0] * (COUNT - 1), 'bias': 0.0}
+               'weights': [2.0] + [0.0] * (COUNT - 1), 'bias': 0.0,
+               'distance_weights': [0.0] * COUNT, 'distance_bias': 0.0}
 
 
 @pytest.fixture(scope='module')
@@ -113,7 +114,7 @@ def test_covariance_is_in_the_cameras_axes(mesh):
 
 def test_scores_of_another_version_are_refused(mesh):
     checkpoint = make_checkpoint(mesh[0])
-    old = replace(checkpoint, calibration={**CALIBRATION, 'weights': [0.0] * 3})
+    old = replace(checkpoint, calibration={**CALIBRATION, 'distance_weights': [0.0] * 3})
     with pytest.raises(InputError, match='cup: expected a score fitted by this version'):
         PoseEstimator([checkpoint, old])
 

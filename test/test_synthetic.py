@@ -9,7 +9,7 @@ from pose_estimator.object_model import load_object, object_from_mesh, Symmetrie
 from pose_estimator.pnp import propose, settle
 from pose_estimator.synthetic.backgrounds import background_bank
 from pose_estimator.synthetic.crops import CropConfig, CropSampler
-from pose_estimator.synthetic.distractors import body_bank
+from pose_estimator.synthetic.distractors import body_bank, clutter
 from pose_estimator.synthetic.symmetry import canonical_pose, labelings
 from pose_estimator.synthetic.views import (
     appearance_views, draw_silhouette, RESTING, resting_rotations, silhouette_views, thin_out,
@@ -142,6 +142,25 @@ def test_neighbours_stand_before_and_behind(cup, cup_views, backgrounds):
                     backgrounds, bodies=bodies).batch(64) for share in (0, 1)]
     assert torch.equal(clean.rgb, bleeding.rgb)
     assert bleeding.mask.sum() > 1.1 * clean.mask.sum()
+
+
+def test_shadows_lie_most_often_below_and_fade(cup, cup_views, backgrounds):
+    sampler = CropSampler(cup_views, cup[0], 'rgb_mask', CLEAN, backgrounds)
+    mask = torch.zeros(64, 1, 128, 128)
+    mask[:, :, 48:80, 48:80] = 1
+    dark = torch.cat([sampler._cast_shadow(mask[:8]) for _ in range(8)])
+    assert 0 <= dark.min() and dark.max() <= 1
+    assert (dark.amax((1, 2, 3)) > 0.2).float().mean() > 0.3
+    assert dark[:, :, :48].sum() < dark[:, :, 80:].sum()
+    assert dark[:, :, 0].max() < 0.05
+
+
+def test_clutter_covers_most_of_some_backgrounds_and_leaves_others():
+    rng = np.random.default_rng(0)
+    pictures = np.full((24, 64, 64, 3), 7, np.uint8)
+    clutter(rng, pictures, body_bank(rng, 6, 32))
+    covered = (pictures != 7).any(-1).mean((1, 2))
+    assert (covered == 0).any() and (covered > 0.5).any()
 
 
 def test_recoloured_objects_lose_their_colours(cup, cup_views, backgrounds):

@@ -42,7 +42,7 @@ def test_training_writes_weights_yaml_card_and_report(tmp_path, network_input, s
     assert checkpoint.training['virtual_scores']['samples'] == SAMPLES
     card = (tmp_path / f'book{suffix}.md').read_text()
     assert 'train config/objects/book.yaml' in card and '192 crops' in card
-    assert (tmp_path / f'book{suffix}.png').stat().st_size > 10_000
+    assert (tmp_path / f'book{suffix}.jpg').stat().st_size > 10_000
     assert 'samples/s' in done.stderr and 'loss' in done.stderr
     assert not list(tmp_path.glob('*.resume*'))
     again, _ = load_object(tmp_path / 'book.yaml')

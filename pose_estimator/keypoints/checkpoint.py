@@ -58,8 +58,8 @@ class Checkpoint:
 
     @property
     def is_calibrated(self):
-        """Whether the score was fitted by this version of the package."""
-        return len(self.calibration['weights']) == len(FEATURES)
+        """Whether score and distance were fitted by this version of the package."""
+        return len(self.calibration.get('distance_weights', ())) == len(FEATURES)
 
     def network(self):
         """Return the StackedHourglass with its weights, in eval mode."""

@@ -11,7 +11,8 @@ from ..geometry import Pose
 from ..instance import Instance
 from ..pipeline import gather
 from ..scoring import (
-    calibration_error, FEATURES, fit_calibration, RIGHT, score, sure_score)
+    calibration_error, distance_factor, FEATURES, fit_calibration, fit_distance, RIGHT, scaling,
+    score, sure_score)
 
 SAMPLES = 640
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
@@ -64,8 +65,8 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
     predictor = KeypointPredictor(checkpoint)
     model = checkpoint.model
     turns = model.symmetries_for(checkpoint.network_input).transforms(36)
-    point_error, features, right, shift, angle, nees = [], [], [], [], [], []
-    visible, is_right, pictures = [], [], []
+    point_error, features, found, place = [], [], [], []
+    visible, pictures = [], []
     config = sampler.config
     for share in np.random.default_rng(0).uniform(easy, 1, SAMPLES // 16):
         sampler.config = config.eased(share)
@@ -74,29 +75,41 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
             error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
             best = int(error.mean(1).argmin())
             point_error.append(error[best])
-            visible.append(float(batch.visible[index]))
-            correct, result = False, seen.result
-            if result.pose is not None:
-                true_pose = Pose(batch.R_m2c[index].double().numpy(),
-                                 batch.t_m2c[index].double().numpy())
-                add, nearest = _nearest(result.pose, true_pose, turns, model.points)
-                correct = add < RIGHT * model.diameter
+            if seen.result.pose is not None:
                 features.append(seen.features(model.diameter))
-                right.append(correct)
-                turn = Rotation.from_matrix(result.pose.R_m2c @ nearest.R_m2c.T).as_rotvec()
-                move = result.pose.t_m2c - nearest.t_m2c
-                shift.append(np.linalg.norm(move) / model.diameter)
-                angle.append(np.degrees(np.linalg.norm(turn)))
-                if correct:
-                    error6 = np.concatenate([move, turn])
-                    nees.append(error6 @ np.linalg.pinv(result.covariance) @ error6)
-            is_right.append(correct)
+                place.append(len(visible))
+                found.append((seen.result, Pose(batch.R_m2c[index].double().numpy(),
+                                                batch.t_m2c[index].double().numpy())))
+            visible.append(float(batch.visible[index]))
             if len(pictures) < 24:
                 pictures.append((shown, truth[best], seen.pixels, seen.confidence))
+    calibration = {}
+    if len(features) >= 20:
+        calibration = scaling(features)
+        calibration.update(fit_distance(features, [
+            np.log(np.linalg.norm(result.pose.t_m2c) / np.linalg.norm(true_pose.t_m2c))
+            for result, true_pose in found], calibration))
+    right, shift, angle, nees = [], [], [], []
+    is_right = np.zeros(len(visible), bool)
+    for seen, where, (result, true_pose) in zip(features, place, found):
+        pose = result.pose
+        if calibration:
+            pose = Pose(pose.R_m2c, pose.t_m2c * distance_factor(seen, calibration))
+        add, nearest = _nearest(pose, true_pose, turns, model.points)
+        right.append(add < RIGHT * model.diameter)
+        is_right[where] = right[-1]
+        turn = Rotation.from_matrix(pose.R_m2c @ nearest.R_m2c.T).as_rotvec()
+        move = pose.t_m2c - nearest.t_m2c
+        shift.append(np.linalg.norm(move) / model.diameter)
+        angle.append(np.degrees(np.linalg.norm(turn)))
+        if right[-1]:
+            error6 = np.concatenate([move, turn])
+            nees.append(error6 @ np.linalg.pinv(result.covariance) @ error6)
     half = len(features) // 2
-    calibration, chance = {}, np.zeros(0)
-    if half >= 10:
-        calibration = fit_calibration(features[:half], right[:half], nees[:len(nees) // 2])
+    chance = np.zeros(0)
+    if calibration:
+        calibration.update(fit_calibration(features[:half], right[:half],
+                                           nees[:len(nees) // 2], calibration))
         chance = np.array([score(one, calibration) for one in features[half:]])
         everything = np.array([score(one, calibration) for one in features])
         calibration['sure_score'] = sure_score(everything, np.array(right))
@@ -105,6 +118,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
         count = len(FEATURES)
         calibration = {'mean': [0.0] * count, 'scale': [1.0] * count,
                        'weights': [0.0] * count, 'bias': -5.0, 'covariance_scale': 1.0,
+                       'distance_weights': [0.0] * count, 'distance_bias': 0.0,
                        'sure_score': 1.0}
     scores = {
         'samples': len(is_right), 'add_0.1d': 100 * float(np.mean(is_right)),
@@ -113,7 +127,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
         'translation_of_diameter': float(np.median(shift)) if shift else None,
         'no_pose': 100 * (1 - len(features) / len(is_right)),
         'calibration_error': float(gap)}
-    return Findings(scores, calibration, np.array(visible), np.array(is_right), pictures)
+    return Findings(scores, calibration, np.array(visible), is_right, pictures)
 
 
 def _look(predictor, batch):
@@ -163,10 +177,10 @@ def _nearest(pose, truth, turns, points):
 
 
 def write_report(path, checkpoint, findings):
-    """Write NAME.md, the card, and NAME.png, curves and sample pictures, beside the weights."""
+    """Write NAME.md, the card, and NAME.jpg, curves and sample pictures, beside the weights."""
     stem = path.with_suffix('')
     model, network, about = checkpoint.model, checkpoint.config, checkpoint.training
-    _draw(stem.with_name(stem.name + '.png'), checkpoint, findings)
+    _draw(stem.with_name(stem.name + '.jpg'), checkpoint, findings)
     scores = findings.scores
 
     def number(key, pattern):
@@ -202,7 +216,7 @@ calibration error of the score |
 95 % of these poses with a score of {checkpoint.calibration["sure_score"]:.2f} or more are right by
 that measure.
 
-![Curves and samples: truth green, found red]({stem.name}.png)
+![Curves and samples: truth green, found red]({stem.name}.jpg)
 """)
 
 
@@ -241,5 +255,5 @@ def _draw(path, checkpoint, findings):
         axis.scatter(*found.T, s=6, c='red', alpha=np.clip(confidence, 0.1, 1), linewidths=0)
         axis.set(xlim=(0, crop.shape[1]), ylim=(crop.shape[0], 0))
         axis.axis('off')
-    figure.savefig(path)
+    figure.savefig(path, pil_kwargs={'quality': 80})
     pyplot.close(figure)

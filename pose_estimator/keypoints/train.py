@@ -36,13 +36,14 @@ from .inputs import prepare_input
 from .muon import Muon
 from .report import evaluate_virtually, FIELD, write_report
 from .. import assets
-from ..devices import has_fast_bfloat16, processor_name, torch_device
+from ..devices import (
+    has_fast_bfloat16, keep_freed_memory, processor_name, torch_device)
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
 from ..synthetic.backgrounds import background_bank
 from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
-from ..synthetic.distractors import body_bank
+from ..synthetic.distractors import body_bank, clutter
 from ..synthetic.views import appearance_views, silhouette_views
 
 DEFAULT_MINUTES = 25.0
@@ -285,6 +286,7 @@ def train(model, mesh, config, output, device='auto', source=None):
     cores = len(os.sched_getaffinity(0)) // world
     workers = 0 if not on_cpu else max(1, min(cores // 2, 8))
     if on_cpu:
+        keep_freed_memory()
         torch.set_num_threads(max(1, cores - workers))
     say = print if rank == 0 else (lambda *_: None)
     path = output / (model.name + SUFFIX[config.network_input])
@@ -421,7 +423,9 @@ def _scenery(config, seed, count):
     bodies = body_bank(rng, count, 96)
     if config.network_input == 'mask':
         return {'bodies': bodies}
-    return {'bodies': bodies, 'backgrounds': background_bank(rng, count, 192)}
+    backgrounds = background_bank(rng, count, 192)
+    clutter(rng, backgrounds, bodies)
+    return {'bodies': bodies, 'backgrounds': backgrounds}
 
 
 def finish(model, mesh, config, network, output, path, source, facts):

@@ -51,7 +51,7 @@ class CropConfig:
     mask_part_lost: float = 0.15
     mask_bleeding: float = 0.3
     mask_dropped: float = 0.3
-    resolution_loss: float = 0.5
+    resolution_loss: float = 0.85
     noise: float = 0.03
 
     @classmethod
@@ -70,7 +70,7 @@ class CropConfig:
 # What makes a crop harder than a clear view of the object.
 _FAULTS = ('box_shift', 'box_scale', 'box_partial', 'occluded', 'truncated', 'mask_eroded',
            'mask_dilated', 'mask_outline', 'mask_wobble', 'mask_part_lost', 'mask_bleeding',
-           'mask_dropped', 'resolution_loss', 'noise')
+           'mask_dropped', 'noise')
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,9 +318,10 @@ class CropSampler:
         grown = visible
         radius = round(self._uniform(-config.mask_eroded, config.mask_dilated, 1).item() * size)
         if radius:
-            shape = 2 * abs(radius) + 1
-            sign = 1 if radius > 0 else -1
-            moved = sign * functional.max_pool2d(sign * visible, shape, 1, abs(radius))
+            shape, sign, pad = 2 * abs(radius) + 1, math.copysign(1, radius), abs(radius)
+            # Rows, then columns: the same as a square window, and cheaper.
+            moved = functional.max_pool2d(sign * visible, (1, shape), 1, (0, pad))
+            moved = sign * functional.max_pool2d(moved, (shape, 1), 1, (pad, 0))
             moved = moved.where(moved.sum((1, 2, 3), keepdim=True) > 0, visible)
             grown = torch.where(self._chance(0.7, count) > 0, moved, visible)
         whole = functional.interpolate(grown, size=(cells, cells), mode='area')
@@ -363,7 +364,14 @@ class CropSampler:
         albedo = albedo.clamp(0, 1) ** self._uniform(0.75, 1.35, count, 1, 1, 1)
         grey = albedo.mean(1, keepdim=True)
         albedo = grey + (albedo - grey) * self._uniform(0.5, 1.3, count, 1, 1, 1)
+        # Scanned colours are not those that a camera sees.
+        albedo = albedo * torch.exp(0.2 * self._normal(count, 3, 1, 1))
         light = self._uniform(0.4, 1.0, count, 1, 1, 1).expand(-1, 3, -1, -1)
+        # Ceilings are brighter than the table below.
+        above = self._normal(count, 3) * 0.3
+        above[:, 1] -= 1
+        above = functional.normalize(above, dim=1)
+        light = light * (1 + _dot(normal, above) * self._uniform(0, 0.7, count, 1, 1, 1))
         gloss = torch.zeros_like(light)
         for strength in (0.9, 0.5):
             # Lights stand on the camera's side; the normals' frame is rolled, but so are they.
@@ -381,18 +389,54 @@ class CropSampler:
                       * self._uniform(0, 0.6, count, 1, 1, 1))
         rgb = albedo * light * shadow
         rgb = rgb + gloss * self._uniform(-0.4, 0.6, count, 1, 1, 1).clamp(min=0)
-        background = self._texture(count, size)
+        background = self._texture(count, size, 0.3, 1.3)
         if behind is not None:
             background = background + (behind[:, :3] - background) * behind[:, 3:]
+        background = background * (1 - self._cast_shadow(mask))
         rgb = background + (rgb - background) * mask
         rgb = rgb + (front - rgb) * hidden
         return self._sensor(rgb)
 
-    def _texture(self, count, size):
-        """Return random cuts (B, 3, size, size) of the backgrounds in random colours."""
+    def _cast_shadow(self, mask):
+        """
+        Return how dark the surroundings of objects are for their shadows, (B, 1, S, S), 0..1.
+
+        Parameters
+        ----------
+        mask : tensor, shape (B, 1, S, S)
+            The whole objects.
+
+        """
+        count, size = len(mask), mask.shape[-1]
+        # Things stand on what they shade: most shadows lie below them, and the softer the wider.
+        shift = torch.stack([0.1 * self._normal(count), 0.03 + 0.08 * self._normal(count)], 1)
+        away = torch.eye(3, device=self.device).repeat(count, 1, 1)
+        away[:, :2, 2] = -shift * (_COARSE - 1)
+        small = functional.interpolate(mask, size=(_COARSE, _COARSE), mode='area')
+        soft = _blur(_warp(small, away, _COARSE), self._uniform(0.6, 4, 1).item())
+        strength = self._uniform(0, 0.8, count, 1, 1, 1) * self._chance(0.7, count)
+        return functional.interpolate(soft * strength, size=(size, size), mode='bilinear',
+                                      align_corners=False)
+
+    def _texture(self, count, size, small=0.15, large=1.0):
+        """
+        Return random cuts of the backgrounds in random colours.
+
+        Parameters
+        ----------
+        count, size : int
+            How many, and their side in pixels.
+        small, large : float
+            Range of the cuts' sides, relative to the backgrounds'.
+
+        Returns
+        -------
+        textures : tensor, shape (count, 3, size, size)
+
+        """
         chosen = torch.randint(len(self._backgrounds), (count,), generator=self.generator,
                                device=self.device)
-        zoom = torch.exp(self._uniform(math.log(0.15), math.log(1.0), count))
+        zoom = torch.exp(self._uniform(math.log(small), math.log(large), count))
         angle = self._uniform(0, 2 * math.pi, count)
         width = self._backgrounds.shape[-1]
         cut = _roll_matrix(angle)
@@ -413,10 +457,14 @@ class CropSampler:
         level = self._uniform(0, self.config.noise, count, 1, 1, 1)
         if self._uniform(0, 1, 1).item() < self.config.resolution_loss:
             # Far objects are few pixels, enlarged; one size for the batch.
-            small = int(self._uniform(0.35, 0.9, 1).item() * size)
+            small = int(self._uniform(0.3, 0.95, 1).item() * size)
             rgb = functional.interpolate(rgb, size=(small, small), mode='area')
-        if self._uniform(0, 1, 1).item() < 0.4:
-            rgb = _blur(rgb, self._uniform(0.4, 1.2, 1).item() * rgb.shape[-1] / 128)
+        if self._uniform(0, 1, 1).item() < 0.8:
+            rgb = _blur(rgb, self._uniform(0.3, 1.0, 1).item())
+        if self._uniform(0, 1, 1).item() < 0.5:
+            # Bayer patterns and JPEG keep few pixels of colour.
+            grey = rgb.mean(1, keepdim=True)
+            rgb = grey + _blur(rgb - grey, self._uniform(0.6, 1.5, 1).item())
         rgb = rgb + level * self._normal(*rgb.shape)
         rgb = rgb.clamp_(0, 1) ** self._uniform(0.75, 1.3, count, 1, 1, 1)
         if rgb.shape[-1] != size:

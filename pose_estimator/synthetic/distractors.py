@@ -1,5 +1,6 @@
 """Random bodies that are no known object: clutter for virtual scenes."""
 
+import cv2
 import numpy as np
 
 from .backgrounds import random_texture
@@ -7,6 +8,9 @@ from .render import RayCaster
 from .shading import Light
 from ..geometry import Pose, random_rotations
 from ..mesh import make_mesh
+
+# Share of the backgrounds that stay without clutter.
+CLEAR = 0.25
 
 
 def random_body(rng, texture_size=96):
@@ -56,6 +60,36 @@ def body_bank(rng, count, size):
         picture[seen.mask, :3] = np.clip(colors, 0, 255)
         picture[..., 3] = seen.mask * np.uint8(255)
     return pictures
+
+
+def clutter(rng, pictures, bodies):
+    """
+    Put many bodies upon most of some backgrounds, in place.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of chance.
+    pictures : array of uint8, shape (N, S, S, 3)
+        RGB.
+    bodies : array of uint8, shape (M, s, s, 4)
+        RGBA, of body_bank.
+
+    """
+    side, own = pictures.shape[1], bodies.shape[1]
+    for picture in pictures:
+        if rng.random() < CLEAR:
+            continue
+        for _ in range(rng.integers(4, 40)):
+            body = bodies[rng.integers(len(bodies))]
+            extent = side * np.exp(rng.uniform(np.log(0.12), np.log(0.6)))
+            turn = cv2.getRotationMatrix2D((own / 2, own / 2), rng.uniform(0, 360), extent / own)
+            turn[:, 2] += rng.uniform(-0.1, 1.1, 2) * side - own / 2
+            drawn = cv2.warpAffine(body, turn, (side, side), flags=cv2.INTER_AREA)
+            alpha = drawn[..., 3:] / np.float32(255)
+            color = drawn[..., :3] * np.float32(np.exp(rng.normal(0, 0.3)))
+            picture += ((np.clip(color, 0, 255) - picture) * alpha).astype(np.int16).astype(
+                np.uint8)
 
 
 def _box(rng):
