@@ -2,6 +2,7 @@
 
 from collections import Counter
 import sys
+import time
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import ObjectPose
 
 DISTANCE = 0.8
+SLOW_SECONDS = 0.1
 
 
 class FakeEstimator:
@@ -49,11 +51,12 @@ class FakeSegmenter:
 
     labels = ('cup', 'bottle')
 
-    def __init__(self):
-        self.ignored = Counter()
+    def __init__(self, seconds=0.0):
+        self.ignored, self._seconds = Counter(), seconds
 
     def segment(self, image):
         """Return an instance for each colour that is there; a blue thing has no name here."""
+        time.sleep(self._seconds)
         found = []
         if ((image[..., 2] > 200) & (image[..., 0] < 50)).any():
             self.ignored['vase'] += 1
@@ -66,6 +69,7 @@ class FakeSegmenter:
 
 NODES = {
     'segmentation': lambda: SegmentationNode(FakeSegmenter()),
+    'slow_segmentation': lambda: SegmentationNode(FakeSegmenter(SLOW_SECONDS)),
     'pose_mask': lambda: PoseNode(FakeEstimator(needs_image=False)),
     'pose_rgb_mask': lambda: PoseNode(FakeEstimator(needs_image=True)),
 }
