@@ -22,7 +22,7 @@ class FakeEstimator:
     """Puts each object at the centre of its box, DISTANCE away."""
 
     def __init__(self, needs_image):
-        self.needs_image = needs_image
+        self.needs_image, self.min_score = needs_image, 0.0
         self.network_input = 'rgb_mask' if needs_image else 'mask'
         self.models = {name: object_from_mesh(f'builtin:{name}', 'm', name)[0]
                        for name in ('cup', 'bottle')}
@@ -39,8 +39,10 @@ class FakeEstimator:
         reason = ''
         if instance.mask.sum() < 2:
             pose, reason = None, 'mask of one pixel'
+        elif instance.score < self.min_score:
+            pose, reason = None, f'score {instance.score} is below {self.min_score}'
         return ObjectPose(
-            name=instance.label, instance=instance, pose=pose, score=0.9,
+            name=instance.label, instance=instance, pose=pose, score=instance.score,
             covariance=np.diag([1e-6, 2e-6, 3e-6, 4e-6, 5e-6, 6e-6]), keypoints=np.zeros((0, 2)),
             confidence=np.zeros(0), inliers=np.zeros(0, bool), reprojection_error=0.5,
             reason=reason)

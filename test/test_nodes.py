@@ -1,5 +1,6 @@
 """The nodes as a robot meets them: over DDS, in processes of their own."""
 
+from dataclasses import replace
 import signal
 import time
 
@@ -13,6 +14,7 @@ from pose_estimator.nodes.conversions import ImageReader, instances_to_messages
 import pytest
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.qos import qos_profile_sensor_data, QoSDurabilityPolicy, QoSProfile
 import robot as robots
 from robot import by_stamp, camera_info, HERE, picture, picture_message, Robot
 from sensor_msgs.msg import CameraInfo, Image
@@ -305,6 +307,91 @@ def test_diagnostics_say_whether_it_works_and_why_not(pose_node):
         assert time.monotonic() < end
         level, text, _ = states(pose_node, messages)
     assert level == DiagnosticStatus.WARN
+
+
+def test_poses_below_min_score_are_told_of_but_not_published(pose_node):
+    messages, results = pose_node.collect(DiagnosticArray, '/diagnostics'), pose_node.results
+    header = pose_node.header()
+    good, poor = cups_at(10, 100)
+    publish_masks(pose_node, header, [good, replace(poor, score=0.25)])
+    pose_node.wait(lambda: by_stamp(results.detections, header)
+                   and any(by_stamp(one.transforms, header) for one in results.tf), 'results')
+    pose_node.spin(0.2)
+    found, = by_stamp(results.detections, header)[0].detections
+    pose, = by_stamp(results.poses, header)
+    frames, = [one.transforms for one in results.tf if by_stamp(one.transforms, header)]
+    assert pose.pose == found.results[0].pose.pose and pose.pose.position.x < 0
+    assert [one.child_frame_id for one in frames] == ['cup_1']
+    assert int(states(pose_node, messages)[2]['rejected: cup: score N is below N']) >= 1
+
+
+def test_diagnostics_hold_what_an_operator_asks_for(pose_node):
+    messages = pose_node.collect(DiagnosticArray, '/diagnostics')
+    header = pose_node.header()
+    teapot = replace(cups_at(60)[0], label='teapot', id=2)
+    publish_masks(pose_node, header, [*cups_at(10), teapot])
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
+    values = states(pose_node, messages)[2]
+    expected = {'state', 'images', 'images a second', 'age of the last result (s)', 'objects',
+                'device', 'in view', 'memory (MB)', 'memory, peak (MB)', 'threads', 'open files',
+                "rejected: no model for 'teapot'", 'camera_info: stamp behind the image (s)'}
+    expected |= {f'{name}, {what} (ms)' for what in ('median', '95 %') for name in (
+        'latency', 'work', 'reading', 'waiting for camera_info', 'finding poses', 'publishing')}
+    expected |= {f'{kind}: {what}' for kind in ('masks', 'detections', 'camera_info') for what in (
+        'messages', 'messages a second', 'age of the last (s)', 'stamp behind the clock (s)')}
+    assert expected <= set(values), expected - set(values)
+    assert values['device'] == 'cpu' and values['state'] == 'active'
+
+
+def test_incompatible_qos_is_told_with_the_name_of_the_topic(tmp_path):
+    domain = free_domain()
+    process = robots.Process(domain, tmp_path / 'log', HERE / 'fake_nodes.py', 'segmentation',
+                             '--ros-args', *RELIABLE)
+    robot = Robot(domain)
+    messages = robot.collect(DiagnosticArray, '/diagnostics')
+    try:
+        wrong = robot.node.create_publisher(Image, 'image', qos_profile_sensor_data)
+        told = 'a publisher of /image has incompatible QoS: RELIABILITY'
+        process.wait_for(told)
+        robot.wait(lambda: any(one.status[0].message == f'no image so far: {told}'
+                               for one in messages), 'diagnostics')
+        assert messages[-1].status[0].level == DiagnosticStatus.WARN
+        latched = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        robot.node.create_subscription(Detection2DArray, 'detections', print, latched)
+        told = 'a subscription of /detections has incompatible QoS: DURABILITY'
+        process.wait_for(told)
+        robot.wait(lambda: any(value.key == 'incompatible QoS on /detections'
+                               and value.value == told
+                               for one in messages for value in one.status[0].values), 'values')
+        # What fits takes its place.
+        robot.node.destroy_publisher(wrong)
+        robot.advertise(Image, 'image')
+        robot.publish(image=picture_message(robot.header()))
+        del messages[:]
+        robot.wait(lambda: any(one.status[0].level == DiagnosticStatus.OK for one in messages),
+                   'diagnostics')
+    finally:
+        robot.close()
+        process.kill()
+
+
+def test_max_rate_leaves_images_out(pose_node):
+    def set_rate(rate):
+        value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=rate)
+        request = SetParameters.Request(parameters=[Parameter(name='max_rate', value=value)])
+        assert pose_node.call(SetParameters, 'pose_node/set_parameters',
+                              request).results[0].successful
+
+    set_rate(5.0)
+    headers, began = [], time.monotonic()
+    while time.monotonic() < began + 2:
+        headers.append(pose_node.header(later=0.02))
+        publish_masks(pose_node, headers[-1], cups_at(30))
+        pose_node.spin(0.02)
+    set_rate(0.0)
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, headers[-1]), 'the newest')
+    count = sum(len(by_stamp(pose_node.results.detections, header)) for header in headers)
+    assert 2 <= count <= 5 * (time.monotonic() - began) + 2 and count < len(headers)
 
 
 def test_service_enable(pose_node):

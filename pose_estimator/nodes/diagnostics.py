@@ -107,12 +107,12 @@ class Diagnostics:
             return DiagnosticStatus.WARN, f'{self._node.state}: no images are taken'
         if not self._node.worker.enabled:
             return DiagnosticStatus.OK, 'disabled by the service enable'
+        crowded = self._crowded(now)
+        if crowded:
+            return DiagnosticStatus.WARN, crowded
         fault, when = self._node.warnings.latest
         if fault and now - when < PATIENCE:
             return DiagnosticStatus.WARN, fault
-        crowded = self._crowded()
-        if crowded:
-            return DiagnosticStatus.WARN, crowded
         last = self._done[-1][0] if self._done else None
         if last is not None and now - last < PATIENCE:
             return DiagnosticStatus.OK, f'{self._rate():.1f} images a second'
@@ -141,13 +141,16 @@ class Diagnostics:
                                      for kind, seconds in sorted(matcher.nearest.items()))
         return text
 
-    def _crowded(self):
+    def _crowded(self, now):
         """Return what is wrong if several nodes publish what one should."""
-        for kind in self._node.subscribed:
+        for kind in list(self._node.subscribed):
+            heard = self._heard.get(kind)
+            if not heard or now - heard[-1] > PATIENCE:
+                continue
             topic = self._node.topic_of(kind)
             count = self._node.count_publishers(topic)
             if count > 1:
-                return f'{count} publishers of {topic}: their messages are mixed up'
+                return f'{count} publishers of {topic}: their messages may be mixed up'
         return ''
 
     def _rate(self):

@@ -108,6 +108,7 @@ class ManagedNode(LifecycleNode):
         """Subscribe to a kind of message; default: it goes to the matcher."""
         def on_message(message):
             self.diagnostics.heard(kind, message)
+            self.incompatible.pop(self.topic_of(kind), None)
             (callback or self._match)(kind, message)
 
         if kind not in self.subscribed:
