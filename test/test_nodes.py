@@ -1,9 +1,12 @@
 """The nodes as a robot meets them: over DDS, in processes of their own."""
 
+import array
 from dataclasses import replace
+import importlib.util
 import signal
 import time
 
+import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fake_nodes import DISTANCE, FakeSegmenter
 from geometry_msgs.msg import PoseStamped
@@ -17,7 +20,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.qos import qos_profile_sensor_data, QoSDurabilityPolicy, QoSProfile
 import robot as robots
 from robot import by_stamp, camera_info, HERE, picture, picture_message, Robot
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import Detection2DArray, Detection3DArray
@@ -429,6 +432,104 @@ def test_names_begin_with_the_namespace(tmp_path):
             assert process.child.poll() is None, process.output
         assert detections[0].detections[0].id == 'left_arm/cup_1'
         assert frames[0].transforms[0].child_frame_id == 'left_arm/cup_1'
+    finally:
+        robot.close()
+        process.kill()
+
+
+TF2_ROS = """
+from geometry_msgs.msg import TransformStamped
+
+
+class TransformException(Exception):
+    pass
+
+
+class Buffer:
+    def lookup_transform(self, target, source, time, timeout):
+        if (target, source) != ('map', 'camera') or time.nanoseconds < 10**9:
+            raise TransformException(f'no transform from {source} to {target}')
+        found = TransformStamped()
+        found.transform.translation.x = 10.0
+        found.transform.rotation.z = found.transform.rotation.w = 0.5 ** 0.5
+        return found
+
+
+class TransformListener:
+    def __init__(self, buffer, node):
+        pass
+"""
+
+
+def test_target_frame_through_a_tf2_ros(tmp_path, monkeypatch):
+    (tmp_path / 'tf2_ros.py').write_text(TF2_ROS)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    domain = free_domain()
+    process = robots.Process(domain, tmp_path / 'log', HERE / 'fake_nodes.py', 'pose_mask',
+                             '--ros-args', *RELIABLE, '-p', 'target_frame:=map')
+    robot = Robot(domain)
+    try:
+        results = Results(robot)
+        robot.advertise(Image, 'instance_masks')
+        robot.advertise(Detection2DArray, 'detections')
+        robot.advertise(CameraInfo, 'camera_info')
+        lost, header = robot.header('elsewhere'), robot.header()
+        publish_masks(robot, lost, cups_at(30))
+        process.wait_for("target_frame: expected a transform from 'elsewhere' to 'map' at the "
+                         'stamp of the image, got no transform')
+        publish_masks(robot, header, cups_at(30))
+        robot.wait(lambda: by_stamp(results.poses, header)
+                   and by_stamp(results.detections, header), 'poses')
+        pose, detections = by_stamp(results.poses, header)[0], by_stamp(results.detections, header)
+        assert not by_stamp(results.poses, lost)
+        assert pose.header.frame_id == detections[0].header.frame_id == 'map'
+        assert pose.header.stamp == header.stamp
+        # A quarter turn about z: the camera's x is y of the map.
+        assert pose.pose.position.x == pytest.approx(10 - DISTANCE * (34.5 - 59.5) / robots.FOCAL)
+        assert pose.pose.position.y == pytest.approx(DISTANCE * (39.5 - 79.5) / robots.FOCAL)
+        covariance = np.reshape(detections[0].detections[0].results[0].pose.covariance, (6, 6))
+        assert np.diag(covariance) == pytest.approx(np.array([2, 1, 3, 5, 4, 6]) * 1e-6)
+    finally:
+        robot.close()
+        process.kill()
+
+
+def test_target_frame_without_tf2_ros_is_refused_in_words(tmp_path):
+    if importlib.util.find_spec('tf2_ros') is not None:
+        pytest.skip('tf2_ros is installed')
+    process = robots.Process(free_domain(), tmp_path / 'log', HERE / 'fake_nodes.py',
+                             'pose_mask', '--ros-args', '-p', 'target_frame:=map')
+    try:
+        process.wait_for('configuring failed: target_frame: expected none, as tf2_ros cannot be '
+                         "imported, got 'map'")
+        assert process.stop() == 0
+    finally:
+        process.kill()
+
+
+def test_compressed_images(tmp_path):
+    domain = free_domain()
+    process = robots.Process(domain, tmp_path / 'log', HERE / 'fake_nodes.py',
+                             'segmentation,pose_rgb_mask', '--ros-args', '-r', 'image:=/cam/image',
+                             '-p', 'image_transport:=compressed', '-p', 'qos_overrides.'
+                             '/cam/image/compressed.subscription.reliability:=reliable',
+                             '-p', RELIABLE[3])
+    robot = Robot(domain)
+    try:
+        results = Results(robot)
+        robot.advertise(CompressedImage, 'cam/image/compressed')
+        robot.advertise(CameraInfo, 'camera_info')
+        robot.wait(lambda: robot.publishers['cam/image/compressed'].get_subscription_count() == 2,
+                   'both nodes')
+        assert not robot.node.count_subscribers('cam/image')
+        broken, header = robot.header(), robot.header()
+        message = CompressedImage(header=header, format='rgb8; png compressed bgr8')
+        message.data = array.array('B', cv2.imencode('.png', picture()[..., ::-1])[1].tobytes())
+        robot.publish(**{'cam/image/compressed': CompressedImage(header=broken, data=b'jpeg')})
+        process.wait_for('compressed image: expected JPEG or PNG, got 4 bytes')
+        robot.publish(**{'camera_info': camera_info(header), 'cam/image/compressed': message})
+        robot.wait(lambda: len(by_stamp(results.poses, header)) == 2, 'poses')
+        assert by_stamp(results.poses, header)[0].pose.position.z == pytest.approx(DISTANCE)
     finally:
         robot.close()
         process.kill()

@@ -3,12 +3,14 @@
 import traceback
 
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
+from .conversions import ImageReader
 from .diagnostics import ACTIVE, Diagnostics
 from .matching import StampMatcher
 from .parameters import Parameter, Parameters
-from .process import subscribe, Warnings, Worker
+from .process import sensor_qos, subscribe, Warnings, Worker
 from ..errors import InputError
 
 PARAMETERS = (
@@ -16,6 +18,11 @@ PARAMETERS = (
               'rather than to wait for a lifecycle manager.'),
     Parameter('max_rate', 0.0, 'Images a second that are worked on at most; 0: as many as '
               'possible.', range=(0.0, 1000.0), live=True),
+    Parameter('image_transport', 'raw', 'How images come: raw, on image, or compressed, on '
+              'image/compressed (JPEG or PNG).', choices=('raw', 'compressed')),
+    Parameter('use_cv_bridge', 'auto', 'Whether cv_bridge reads raw images: auto: if it works, '
+              'which is tried in another process; never: not even tried.',
+              choices=('auto', 'never')),
 )
 
 
@@ -39,6 +46,7 @@ class ManagedNode(LifecycleNode):
 
     Attributes
     ----------
+    images : ImageReader
     state : str
         As in the life cycle: unconfigured, inactive, active, finalized.
     fault : str
@@ -54,6 +62,7 @@ class ManagedNode(LifecycleNode):
         super().__init__(name)
         self.state, self.fault = 'unconfigured', ''
         self.incompatible, self.subscribed, self.advertised = {}, {}, []
+        self.images = None
         self.parameters = Parameters(self, table)
         self.check()
         self.warnings = Warnings(self.get_logger())
@@ -102,7 +111,14 @@ class ManagedNode(LifecycleNode):
 
     def topic_of(self, kind):
         """Return the full name of the topic of a kind of message."""
-        return self.resolve_topic_name(kind)
+        name = self.resolve_topic_name(kind)
+        is_compressed = kind == 'image' and self.parameters.image_transport == 'compressed'
+        return f'{name}/compressed' if is_compressed else name
+
+    def hear_images(self):
+        """Subscribe to the image, as it is transported."""
+        is_compressed = self.parameters.image_transport == 'compressed'
+        self.hear('image', CompressedImage if is_compressed else Image, sensor_qos())
 
     def hear(self, kind, message_type, qos, callback=None):
         """Subscribe to a kind of message; default: it goes to the matcher."""
@@ -174,6 +190,8 @@ class ManagedNode(LifecycleNode):
 
     def _configure(self):
         try:
+            self.images, how = ImageReader.probed(self.parameters.use_cv_bridge)
+            self.get_logger().info(how)
             self.load()
             self.advertised = self.advertise_results()
         except Exception:

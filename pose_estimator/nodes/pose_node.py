@@ -9,13 +9,14 @@ from visualization_msgs.msg import MarkerArray
 
 from . import results
 from .conversions import (
-    camera_from_info, fits, image_message, ImageReader, instances_from_messages)
+    camera_from_info, fits, image_message, instances_from_messages)
 from .managed import ManagedNode, PARAMETERS as MANAGED_PARAMETERS
 from .markers import ObjectMarkers
 from .matching import CameraInfos
 from .parameters import pairs, Parameter, strings
 from .process import advertise, reliable_qos, run, sensor_qos, topic_name
 from .segmenters import free_memory
+from .target_frame import TargetFrame
 from .. import assets
 from ..camera import PinholeCamera
 from ..drawing import draw_poses
@@ -43,6 +44,8 @@ PARAMETERS = (
               'published.', range=(1, 100), live=True),
     Parameter('memory', 1.0, 'Seconds for which an object that is not seen keeps its name.',
               range=(0.0, 60.0), live=True),
+    Parameter('target_frame', '', 'Frame that the poses are to be given in, through TF at the '
+              "image's stamp; empty: the camera's. Needs tf2_ros."),
     Parameter('mesh_resources', [''], 'object=URI of a mesh for its marker; objects without '
               'one are drawn as boxes.'),
     Parameter('queue_size', 60, 'How many images wait for their masks. Too small if masks come '
@@ -64,8 +67,8 @@ class PoseNode(ManagedNode):
     """
 
     def __init__(self, estimator=None):
-        self._given, self.estimator, self.images, self.overlay = estimator, None, None, None
-        self.tracker = None
+        self._given, self.estimator, self.overlay = estimator, None, None
+        self.tracker = self.target = None
         super().__init__('pose_node', PARAMETERS, ('masks', 'detections'))
         self.infos = CameraInfos(self.parameters.queue_size)
         prefix = self.parameters.frame_prefix
@@ -80,14 +83,13 @@ class PoseNode(ManagedNode):
 
     def load(self):
         """Make and warm the estimator, unless it is there."""
-        if self.images is None:
-            self.images, how = ImageReader.probed()
-            self.get_logger().info(how)
         if self.estimator is None:
             self.estimator = self._given or make_estimator(self.parameters)
             self.tracker = Tracker(self.estimator.models, self.estimator.network_input)
             self.object_markers = ObjectMarkers(self.estimator.models, self.mesh_resources)
             self.held = {}
+        if self.parameters.target_frame and self.target is None:
+            self.target = TargetFrame(self, self.parameters.target_frame)
             self.matcher.required = \
                 ('masks', 'detections') + ('image',) * self.estimator.needs_image
 
@@ -139,7 +141,7 @@ class PoseNode(ManagedNode):
         if self.state not in ('active', 'activating'):
             return
         if self.estimator.needs_image or self.overlay.get_subscription_count() > 0:
-            self.hear('image', Image, sensor_qos())
+            self.hear_images()
         else:
             self.deafen('image')
 
@@ -182,6 +184,9 @@ class PoseNode(ManagedNode):
         ordered = sorted(found, key=lambda one: one.instance.box[0] + one.instance.box[2])
         stamp = header.stamp.sec + 1e-9 * header.stamp.nanosec
         tracked = self.tracker.update(ordered, stamp)
+        if self.target is not None:
+            moved, header = self.target.moved([one for _, one in tracked], header)
+            tracked = [(track, one) for (track, _), one in zip(tracked, moved)]
         named = [(self.prefix + track.id, one) for track, one in tracked]
         for track, one in tracked:
             self.poses.publish(results.pose_stamped(one.pose, header))

@@ -3,10 +3,10 @@
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from .conversions import ImageReader, instances_to_messages
+from .conversions import instances_to_messages
 from .managed import ManagedNode, PARAMETERS as MANAGED_PARAMETERS
 from .parameters import pairs, Parameter
-from .process import advertise, reliable_qos, run, sensor_qos
+from .process import advertise, reliable_qos, run
 from .segmenters import free_memory, make_segmenter, SEGMENTERS
 from ..segmentation.recorded import MASK_GROWTH
 
@@ -44,7 +44,7 @@ class SegmentationNode(ManagedNode):
     """
 
     def __init__(self, segmenter=None):
-        self._given, self.segmenter, self.images = segmenter, None, None
+        self._given, self.segmenter = segmenter, None
         super().__init__('segmentation_node', PARAMETERS, ('image',), depth=1)
 
     def check(self):
@@ -53,9 +53,6 @@ class SegmentationNode(ManagedNode):
 
     def load(self):
         """Make the segmenter, unless it is there."""
-        if self.images is None:
-            self.images, how = ImageReader.probed()
-            self.get_logger().info(how)
         if self.segmenter is None:
             self.segmenter = self._given or make_segmenter(self.parameters)
 
@@ -82,7 +79,7 @@ class SegmentationNode(ManagedNode):
 
     def listen(self):
         """Subscribe to the image."""
-        self.hear('image', Image, sensor_qos())
+        self.hear_images()
 
     def work(self, image):
         """Segment one image and publish the result."""
