@@ -9,11 +9,13 @@ import time
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fake_nodes import DISTANCE, FakeSegmenter
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseArray, PoseStamped
 import numpy as np
 from pose_estimator.demo.processes import free_domain
 from pose_estimator.instance import Instance, mask_box
-from pose_estimator.nodes.conversions import ImageReader, instances_to_messages
+from pose_estimator.nodes.conversions import (
+    ImageReader, instances_to_messages, pose_from_message)
+from pose_estimator.object_model import object_from_mesh
 import pytest
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
@@ -23,7 +25,7 @@ from robot import by_stamp, camera_info, HERE, picture, picture_message, Robot
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from tf2_msgs.msg import TFMessage
-from vision_msgs.msg import Detection2DArray, Detection3DArray
+from vision_msgs.msg import BoundingBox3D, Detection2DArray, Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 RELIABLE = [part for topic in ('image', 'camera_info') for part in
@@ -378,12 +380,17 @@ def test_incompatible_qos_is_told_with_the_name_of_the_topic(tmp_path):
         process.kill()
 
 
+def set_parameter(robot, name, **value):
+    """Set a parameter of pose_node; return the answer."""
+    request = SetParameters.Request(parameters=[Parameter(name=name,
+                                                          value=ParameterValue(**value))])
+    return robot.call(SetParameters, 'pose_node/set_parameters', request).results[0]
+
+
 def test_max_rate_leaves_images_out(pose_node):
     def set_rate(rate):
-        value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=rate)
-        request = SetParameters.Request(parameters=[Parameter(name='max_rate', value=value)])
-        assert pose_node.call(SetParameters, 'pose_node/set_parameters',
-                              request).results[0].successful
+        assert set_parameter(pose_node, 'max_rate', type=ParameterType.PARAMETER_DOUBLE,
+                             double_value=rate).successful
 
     set_rate(5.0)
     headers, began = [], time.monotonic()
@@ -435,6 +442,48 @@ def test_names_begin_with_the_namespace(tmp_path):
     finally:
         robot.close()
         process.kill()
+
+
+def test_size_and_symmetries_are_there_for_who_comes_later(pose_node):
+    latched = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+    boxes, turns = [], []
+    subscriptions = [
+        pose_node.node.create_subscription(BoundingBox3D, 'object_dimensions/cup', boxes.append,
+                                           latched),
+        pose_node.node.create_subscription(PoseArray, 'object_symmetries/bottle', turns.append,
+                                           latched)]
+    pose_node.wait(lambda: boxes and turns, 'size and symmetries')
+    cup, bottle = (object_from_mesh(f'builtin:{name}', 'm', name)[0] for name in
+                   ('cup', 'bottle'))
+    size, center = boxes[0].size, boxes[0].center.position
+    assert [size.x, size.y, size.z] == pytest.approx(cup.bounds[1] - cup.bounds[0])
+    assert [center.x, center.y, center.z] == pytest.approx(cup.center)
+    assert turns[0].header.frame_id == 'bottle'
+    expected = bottle.symmetries_for('mask').transforms(72)
+    assert len(turns[0].poses) == len(expected)
+    for message, turn in zip(turns[0].poses, expected):
+        found = pose_from_message(message)
+        np.testing.assert_allclose(found.matrix, turn.matrix, atol=1e-9)
+    for subscription in subscriptions:
+        pose_node.node.destroy_subscription(subscription)
+
+
+def test_smoothing_moves_poses_less_than_they_were_measured(pose_node):
+    def moved(is_smoothed):
+        assert set_parameter(pose_node, 'smoothing', type=ParameterType.PARAMETER_BOOL,
+                             bool_value=is_smoothed).successful
+        x = []
+        for later, left in ((2.0, 30), (0.01, 30), (0.01, 30), (0.01, 31)):
+            header = pose_node.header(later=later)
+            publish_masks(pose_node, header, cups_at(left))
+            pose_node.wait(lambda: by_stamp(pose_node.results.poses, header), 'pose')
+            x.append(by_stamp(pose_node.results.poses, header)[0].pose.position.x)
+        return x[3] - x[2]
+
+    pixel = DISTANCE / robots.FOCAL
+    assert moved(False) == pytest.approx(pixel)
+    assert 0.1 * pixel < moved(True) < 0.9 * pixel
+    assert moved(False) == pytest.approx(pixel)
 
 
 TF2_ROS = """
@@ -543,21 +592,18 @@ def test_parameters_are_described_and_checked_when_set(pose_node):
     assert described[0].floating_point_range[0].to_value == 1.0
     assert described[3].read_only and 'mask' in described[3].additional_constraints
 
-    def set_parameter(name, **value):
-        request = SetParameters.Request(parameters=[Parameter(
-            name=name, value=ParameterValue(**value))])
-        return pose_node.call(SetParameters, 'pose_node/set_parameters', request).results[0]
-
-    refused = set_parameter('min_score', type=ParameterType.PARAMETER_DOUBLE, double_value=1.5)
+    refused = set_parameter(pose_node, 'min_score', type=ParameterType.PARAMETER_DOUBLE,
+                            double_value=1.5)
     assert not refused.successful and 'min_score' in refused.reason
-    refused = set_parameter('min_score', type=ParameterType.PARAMETER_DOUBLE,
+    refused = set_parameter(pose_node, 'min_score', type=ParameterType.PARAMETER_DOUBLE,
                             double_value=float('nan'))
     assert not refused.successful and 'min_score' in refused.reason
-    refused = set_parameter('input', type=ParameterType.PARAMETER_STRING, string_value='mask')
+    refused = set_parameter(pose_node, 'input', type=ParameterType.PARAMETER_STRING,
+                            string_value='mask')
     assert not refused.successful and 'read-only' in refused.reason
 
     for publish_tf in (False, True):
-        assert set_parameter('publish_tf', type=ParameterType.PARAMETER_BOOL,
+        assert set_parameter(pose_node, 'publish_tf', type=ParameterType.PARAMETER_BOOL,
                              bool_value=publish_tf).successful
         header = pose_node.header()
         publish_masks(pose_node, header, segment())

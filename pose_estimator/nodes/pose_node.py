@@ -1,10 +1,12 @@
 """Node that finds poses: instance masks, detections and camera info in, object poses out."""
 
-from geometry_msgs.msg import PoseStamped
+from dataclasses import replace
+
+from geometry_msgs.msg import PoseArray, PoseStamped
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 from tf2_msgs.msg import TFMessage
-from vision_msgs.msg import Detection2DArray, Detection3DArray
+from vision_msgs.msg import BoundingBox3D, Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
 
 from . import results
@@ -14,7 +16,7 @@ from .managed import ManagedNode, PARAMETERS as MANAGED_PARAMETERS
 from .markers import ObjectMarkers
 from .matching import CameraInfos
 from .parameters import pairs, Parameter, strings
-from .process import advertise, reliable_qos, run, sensor_qos, topic_name
+from .process import advertise, latched_qos, reliable_qos, run, sensor_qos, topic_name
 from .segmenters import free_memory
 from .target_frame import TargetFrame
 from .. import assets
@@ -46,6 +48,8 @@ PARAMETERS = (
               range=(0.0, 60.0), live=True),
     Parameter('target_frame', '', 'Frame that the poses are to be given in, through TF at the '
               "image's stamp; empty: the camera's. Needs tf2_ros."),
+    Parameter('smoothing', False, 'Whether poses of an object that stands still are smoothed over '
+              'time, by their covariances.', live=True),
     Parameter('mesh_resources', [''], 'object=URI of a mesh for its marker; objects without '
               'one are drawn as boxes.'),
     Parameter('queue_size', 60, 'How many images wait for their masks. Too small if masks come '
@@ -123,7 +127,20 @@ class PoseNode(ManagedNode):
         self.markers = advertise(self, MarkerArray, 'object_markers', reliable_qos())
         self.overlay = advertise(self, Image, 'pose_overlay', reliable_qos(2))
         return [self.poses, *self.poses_of.values(), self.detections, self.tf, self.markers,
-                self.overlay]
+                self.overlay, *self.describe_objects()]
+
+    def describe_objects(self):
+        """Publish size and symmetries of the objects, latched; return the publishers."""
+        made = []
+        for name, model in self.estimator.models.items():
+            symmetries = model.symmetries_for(self.estimator.network_input)
+            for kind, message_type, message in (
+                    ('dimensions', BoundingBox3D, results.dimensions(model)),
+                    ('symmetries', PoseArray, results.symmetries(symmetries, name))):
+                made.append(advertise(self, message_type, f'object_{kind}/{topic_name(name)}',
+                                      latched_qos()))
+                made[-1].publish(message)
+        return made
 
     def topic_of(self, kind):
         """Return the full name of the topic of a kind of message."""
@@ -184,6 +201,9 @@ class PoseNode(ManagedNode):
         ordered = sorted(found, key=lambda one: one.instance.box[0] + one.instance.box[2])
         stamp = header.stamp.sec + 1e-9 * header.stamp.nanosec
         tracked = self.tracker.update(ordered, stamp)
+        if self.parameters.smoothing:
+            tracked = [(track, replace(one, pose=track.smoother.update(
+                one.pose, one.covariance, stamp))) for track, one in tracked]
         if self.target is not None:
             moved, header = self.target.moved([one for _, one in tracked], header)
             tracked = [(track, one) for (track, _), one in zip(tracked, moved)]

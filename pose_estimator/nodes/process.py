@@ -12,7 +12,8 @@ import traceback
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import (
-    qos_policy_name_from_kind, QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy)
+    qos_policy_name_from_kind, QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile,
+    QoSReliabilityPolicy)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
 
@@ -108,6 +109,13 @@ def reliable_qos(depth=10):
     """Return the QoS of what the nodes tell one another and robots."""
     return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=depth,
                       reliability=QoSReliabilityPolicy.RELIABLE)
+
+
+def latched_qos():
+    """Return the QoS of what is said once, and heard by whoever comes later."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+                      reliability=QoSReliabilityPolicy.RELIABLE,
+                      durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def subscribe(node, message_type, topic, callback, qos):
