@@ -3,7 +3,8 @@
 import ast
 from pathlib import Path
 
-from pose_estimator.nodes import dataset_camera, demo_camera, pose_node, segmentation_node
+from pose_estimator.nodes import (
+    collision_objects, dataset_camera, demo_camera, grasp_frame, pose_node, segmentation_node)
 from pose_estimator.nodes.parameters import markdown
 from pose_estimator.pipeline import MIN_SCORE
 import pytest
@@ -12,7 +13,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize('node', [segmentation_node, pose_node, dataset_camera, demo_camera])
+@pytest.mark.parametrize('node', [segmentation_node, pose_node, dataset_camera, demo_camera,
+                                  collision_objects, grasp_frame])
 def test_parameters_are_documented(node):
     expected = markdown(node.PARAMETERS)
     assert expected in (ROOT / 'docs' / 'topics.md').read_text(), \
