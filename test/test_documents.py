@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+import re
 
 from pose_estimator.nodes import (
     collision_objects, dataset_camera, demo_camera, grasp_frame, pose_node, segmentation_node)
@@ -27,6 +28,20 @@ def test_parameter_file_holds_all_defaults(node):
     values = yaml.safe_load((ROOT / 'config' / 'pipeline.yaml').read_text())
     assert values[f'/**/{name}']['ros__parameters'] == \
         {one.name: one.default for one in node.PARAMETERS}
+
+
+def test_comparison_points_to_tests_that_exist():
+    text = (ROOT / 'docs' / 'comparison.md').read_text()
+    tests = {path.name: path.read_text() for path in (ROOT / 'test').glob('*.py')}
+    files = re.findall(r'test_\w+\.py', text)
+    named = re.findall(r'`(test_\w+)`', text)
+    assert len(files) > 10 and len(named) > 8
+    assert set(files) <= set(tests)
+    for name in named:
+        assert any(f'def {name}(' in source for source in tests.values()), name
+    make = (ROOT / 'Makefile').read_text()
+    for target in re.findall(r'`make (\w+)`', text):
+        assert f'\n{target}: ' in make, target
 
 
 def test_pose_node_withholds_the_same_poses_as_the_pipeline():

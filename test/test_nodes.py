@@ -3,6 +3,7 @@
 import array
 from dataclasses import replace
 import importlib.util
+import re
 import signal
 import time
 
@@ -19,7 +20,8 @@ from pose_estimator.object_model import object_from_mesh
 import pytest
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
-from rclpy.qos import qos_profile_sensor_data, QoSDurabilityPolicy, QoSProfile
+from rclpy.qos import (
+    qos_profile_sensor_data, QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy)
 import robot as robots
 from robot import by_stamp, camera_info, HERE, picture, picture_message, Robot
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -416,6 +418,63 @@ def test_service_enable(pose_node):
     publish_masks(pose_node, header, cups_at(30))
     pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
     assert not by_stamp(pose_node.results.detections, silent)
+
+
+def documented(node):
+    """Return the topics of a node in docs/topics.md: (direction, topic) -> (type, QoS)."""
+    text = (HERE.parent / 'docs' / 'topics.md').read_text().partition(f'\n## {node}\n')[2]
+    rows = {}
+    for line in text.partition('\n## ')[0].splitlines():
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        way = re.match('(in|out), (sensor data|reliable|latched)', cells[2]) \
+            if len(cells) > 2 else None
+        for topic in re.findall('`(.*?)`', cells[0]) if way else ():
+            for name in ('cup', 'bottle') if '<object>' in topic else ('',):
+                rows[way[1], '/' + topic.replace('<object>', name).lstrip('/')] = cells[1], way[2]
+    return rows
+
+
+def found_in_graph(node, name):
+    """Return the same of a running node."""
+    rows = {}
+    for way, list_topics, list_ends in (
+            ('in', node.get_subscriber_names_and_types_by_node,
+             node.get_subscriptions_info_by_topic),
+            ('out', node.get_publisher_names_and_types_by_node,
+             node.get_publishers_info_by_topic)):
+        for topic, (kind, *_) in list_topics(name, '/'):
+            end = next(one for one in list_ends(topic) if one.node_name == name)
+            qos = 'latched' if end.qos_profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL \
+                else 'reliable' if end.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE \
+                else 'sensor data'
+            rows[way, topic] = kind.replace('/msg/', '/'), qos
+    return rows
+
+
+def test_topics_are_those_in_the_documents(tmp_path):
+    domain = free_domain()
+    process = robots.Process(domain, tmp_path / 'log', HERE / 'fake_nodes.py',
+                             'segmentation,pose_rgb_mask')
+    robot = Robot(domain)
+    own = {'/rosout', '/parameter_events', '/diagnostics'}
+    try:
+        process.wait_for('[pose_node]: ready')
+        for name in ('segmentation_node', 'pose_node'):
+            robot.wait(lambda: name in robot.node.get_node_names(), name)
+            expected = documented(name)
+            assert len(expected) >= 3
+            expected.pop(('in', '/image/compressed'), None)  # instead of image
+            robot.wait(lambda: ('in', '/image') in found_in_graph(robot.node, name), 'graph')
+            robot.spin(0.5)
+            found = {key: value for key, value in found_in_graph(robot.node, name).items()
+                     if key[1] not in own and not key[1].endswith('transition_event')}
+            assert set(found) == set(expected)
+            for key, (kind, qos) in expected.items():
+                assert found[key][1] == qos, key
+                assert kind in ('as above', found[key][0]), key
+    finally:
+        robot.close()
+        process.kill()
 
 
 def test_names_begin_with_the_namespace(tmp_path):

@@ -18,8 +18,10 @@ from .conversions import stamp_ns
 from .process import advertise, reliable_qos
 
 PERIOD = 1.0  # s
-# Without a result for so long, something is wrong; a fault counts as new for so long.
-PATIENCE = 2.0
+FRESH = 2.0  # s for which a fault counts as new
+# Something is wrong when nothing came for so many usual intervals, but for at least and at most
+# so many seconds.
+PATIENCE, LEAST_PATIENCE, MOST_PATIENCE = 3, 1.0, 10.0
 RECENT = 200  # images that rates and latencies are taken of
 ACTIVE = 'active'
 
@@ -111,12 +113,11 @@ class Diagnostics:
         if crowded:
             return DiagnosticStatus.WARN, crowded
         fault, when = self._node.warnings.latest
-        if fault and now - when < PATIENCE:
+        if fault and now - when < FRESH:
             return DiagnosticStatus.WARN, fault
-        last = self._done[-1][0] if self._done else None
-        if last is not None and now - last < PATIENCE:
+        if _is_recent([when for when, _, _ in list(self._done)], now):
             return DiagnosticStatus.OK, f'{self._rate():.1f} images a second'
-        if now - self._began < PATIENCE:
+        if now - self._began < FRESH:
             return DiagnosticStatus.OK, 'starting'
         return DiagnosticStatus.WARN, self._missing(now)
 
@@ -125,7 +126,7 @@ class Diagnostics:
         matcher = self._node.matcher
         for kind in matcher.required:
             heard = self._heard.get(kind)
-            if heard and now - heard[-1] <= PATIENCE:
+            if _is_recent(heard, now):
                 continue
             text = f'no {kind} for {now - heard[-1]:.0f} s' if heard else f'no {kind} so far'
             topic = self._node.topic_of(kind)
@@ -145,7 +146,7 @@ class Diagnostics:
         """Return what is wrong if several nodes publish what one should."""
         for kind in list(self._node.subscribed):
             heard = self._heard.get(kind)
-            if not heard or now - heard[-1] > PATIENCE:
+            if not _is_recent(heard, now):
                 continue
             topic = self._node.topic_of(kind)
             count = self._node.count_publishers(topic)
@@ -206,10 +207,18 @@ def process_figures():
     return figures
 
 
+def _is_recent(times, now):
+    """Return whether the last of some events is not longer ago than usual."""
+    if not times:
+        return False
+    usual = np.median(np.diff(list(times)[-10:])) if len(times) > 1 else 0.0
+    return now - times[-1] <= min(max(PATIENCE * usual, LEAST_PATIENCE), MOST_PATIENCE)
+
+
 def _rate(times):
-    """Return events a second, over those of the last PATIENCE seconds or two."""
+    """Return events a second, over those of the last two times FRESH seconds."""
     now = time.monotonic()
-    recent = [when for when in times if now - when < 2 * PATIENCE]
+    recent = [when for when in times if now - when < 2 * FRESH]
     return (len(recent) - 1) / max(recent[-1] - recent[0], 1e-3) if len(recent) > 1 else 0.0
 
 
