@@ -92,10 +92,10 @@ class PoseNode(ManagedNode):
             self.tracker = Tracker(self.estimator.models, self.estimator.network_input)
             self.object_markers = ObjectMarkers(self.estimator.models, self.mesh_resources)
             self.held = {}
-        if self.parameters.target_frame and self.target is None:
-            self.target = TargetFrame(self, self.parameters.target_frame)
             self.matcher.required = \
                 ('masks', 'detections') + ('image',) * self.estimator.needs_image
+        if self.parameters.target_frame and self.target is None:
+            self.target = TargetFrame(self, self.parameters.target_frame)
 
     def unload(self):
         """Let go of the estimator."""
