@@ -13,6 +13,7 @@ from robot import by_stamp, camera_info, HEIGHT, HERE, picture, Robot, WIDTH
 from sensor_msgs.msg import CameraInfo, Image
 from test_pipeline import make_checkpoint
 from vision_msgs.msg import Detection2DArray, Detection3DArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 
 def change(robot, transition, node='pose_node'):
@@ -40,6 +41,7 @@ def test_transitions_from_unconfigured_to_finalized(tmp_path):
     robot = Robot(domain)
     messages = robot.collect(DiagnosticArray, '/diagnostics')
     results = robot.collect(Detection3DArray, 'object_detections')
+    markers = robot.collect(MarkerArray, 'object_markers')
     for kind, topic in ((Image, 'instance_masks'), (Detection2DArray, 'detections'),
                         (CameraInfo, 'camera_info')):
         robot.publishers[topic] = robot.node.create_publisher(kind, topic, 10)
@@ -78,6 +80,8 @@ def test_transitions_from_unconfigured_to_finalized(tmp_path):
 
         assert change(robot, Transition.TRANSITION_DEACTIVATE)
         robot.wait(lambda: not any(subscribed()), 'end of the subscriptions')
+        robot.wait(lambda: {(one.ns, one.action) for one in markers[-1].markers} ==
+                   {('cup_1', Marker.DELETE), ('bottle_1', Marker.DELETE)}, 'end of the markers')
         silent = publish()
         assert change(robot, Transition.TRANSITION_ACTIVATE)
         works()

@@ -95,6 +95,9 @@ class ManagedNode(LifecycleNode):
         """Subscribe to what the work needs, with `hear`."""
         raise NotImplementedError
 
+    def retract(self):
+        """Take back what was published and would stay, now that the node stops working."""
+
     def work(self, **messages):
         """Work on the messages of one image."""
         raise NotImplementedError
@@ -210,6 +213,8 @@ class ManagedNode(LifecycleNode):
         for kind in list(self.subscribed):
             self.deafen(kind)
         self.worker.stop()
+        if self.advertised:
+            self.retract()
         if self.parameters.device != 'cpu':
             self.unload()
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from geometry_msgs.msg import PoseArray, PoseStamped
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import BoundingBox3D, Detection2DArray, Detection3DArray
 from visualization_msgs.msg import MarkerArray
@@ -161,6 +162,12 @@ class PoseNode(ManagedNode):
             self.hear_images()
         else:
             self.deafen('image')
+
+    def retract(self):
+        """Delete the markers."""
+        gone = self.object_markers.update([], Header(stamp=self.get_clock().now().to_msg()))
+        if gone.markers:
+            self.markers.publish(gone)
 
     def work(self, masks, detections, image=None):
         """Find and publish the poses of one image."""
