@@ -154,7 +154,7 @@ class Tracker:
         distance = np.linalg.norm(now[:, None] - before[None], axis=2)
         gate = (GATE_DIAMETERS * self._models[name].diameter
                 + GATE_DISTANCE * np.linalg.norm(before, axis=1))
-        cost = np.where(distance <= gate, distance, 1e6)
+        cost = np.where((distance <= gate) & np.isfinite(distance), distance, 1e6)
         rows, columns = linear_sum_assignment(cost)
         return {int(row): int(column) for row, column in zip(rows, columns)
                 if cost[row, column] < 1e6}

@@ -5,6 +5,7 @@ Run all faults in long form and write what was survived, and at which figures, i
 
 """
 
+from collections import Counter
 from datetime import date
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 FILES = ('test_faults.py', 'test_bad_messages.py', 'test_lifecycle.py', 'test_hosts.py')
+WORDS = {'passed': 'survived', 'skipped': 'not tried', 'failed': '**FAILED**'}
 INTRODUCTION = """# Reliability
 
 Faults injected into running nodes, each in processes of its own over DDS. Networks are replaced by
@@ -46,20 +48,29 @@ class Recorder:
 
 def document(tests, seconds):
     """Return the document."""
-    survived = sum(outcome == 'passed' for outcome, _, _, _ in tests.values())
-    skipped = sum(outcome == 'skipped' for outcome, _, _, _ in tests.values())
+    groups = {}
+    for name, result in tests.items():
+        file, _, test = name.partition('::')
+        function, _, variant = test.partition('[')
+        groups.setdefault((Path(file).stem, function), []).append((variant.rstrip(']'), result))
+    outcomes = [outcome for outcome, _, _, _ in tests.values()]
     lines = [INTRODUCTION + f'{date.today()}, {os.cpu_count()} cores of {processor_name()}, '
              f'shared with other jobs (load {os.getloadavg()[2]:.1f}), Python '
-             f'{platform.python_version()}: {survived} of {len(tests) - skipped} survived, '
-             f'{skipped} not tried, in {seconds / 60:.0f} minutes.', '',
-             '| fault (test) | outcome | seconds | figures |', '|---|---|---|---|']
-    for name, (outcome, duration, reason, figures) in tests.items():
-        file, _, test = name.partition('::')
-        told = '; '.join(f'{key}: {value}' for key, value in figures)
-        outcome = {'passed': 'survived', 'skipped': 'not tried'}.get(outcome, '**FAILED**')
-        label = test.removeprefix('test_').replace('_', ' ').replace('|', '\\|')
-        lines.append(f'| {label} ({Path(file).stem}) | {outcome} | {duration:.1f} '
-                     f'| {told or reason.removeprefix("Skipped: ")} |')
+             f'{platform.python_version()}: {outcomes.count("passed")} of '
+             f'{len(tests) - outcomes.count("skipped")} survived, {outcomes.count("skipped")} not '
+             f'tried, in {seconds / 60:.0f} minutes.', '',
+             '| fault | variants | outcome | seconds | figures |', '|---|--:|---|--:|---|']
+    for (file, function), members in groups.items():
+        counts = Counter(WORDS[outcome] for _, (outcome, _, _, _) in members)
+        outcome = next(iter(counts)) if len(counts) == 1 else \
+            ', '.join(f'{count} {word}' for word, count in counts.items())
+        told = [f'{key}: {value}' + f' ({variant})' * (len(members) > 1)
+                for variant, (_, _, _, figures) in members for key, value in figures]
+        told += [reason.removeprefix('Skipped: ') for _, (_, _, reason, _) in members if reason]
+        duration = sum(duration for _, (_, duration, _, _) in members)
+        label = function.removeprefix('test_').replace('_', ' ')
+        lines.append(f'| {label} ({file}) | {len(members)} | {outcome} | {duration:.1f} '
+                     f'| {"; ".join(told)} |')
     return '\n'.join(lines) + '\n'
 
 
