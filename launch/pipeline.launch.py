@@ -22,8 +22,8 @@ ARGUMENTS = (
      'parameter file says.'),
     ('image_transport', '', 'raw or compressed; empty: as the parameter file says.'),
     ('target_frame', '', 'Frame of the poses, through TF; empty: as the parameter file says.'),
-    ('autostart', 'true', 'Whether the nodes configure and activate themselves, rather than wait '
-     'for a lifecycle manager.'),
+    ('autostart', '', 'true or false: whether the nodes configure and activate themselves, rather '
+     'than wait for a lifecycle manager; empty: as the parameter file says.'),
     ('use_sim_time', 'false', 'Whether to take the time from /clock.'),
     ('rviz', 'false', 'Whether to start RViz.'),
     ('fixed_frame', 'camera', "RViz's fixed frame: the images' frame_id, or one above it."),
@@ -53,7 +53,7 @@ def make_nodes(context):
         output='screen',
         remappings=[('image', values['image']), ('camera_info', values['info'])],
         parameters=[values['params_file'],
-                    flag('use_sim_time'), flag('autostart'),
+                    flag('use_sim_time'), *([flag('autostart')] if values['autostart'] else []),
                     # As strings, whatever they look like.
                     {key: ParameterValue(value, value_type=str)
                      for key, value in chosen.items() if value}],
