@@ -378,3 +378,20 @@ def test_compressed_image_that_is_none_is_refused(monkeypatch):
     monkeypatch.setattr(conversions, 'MOST_PIXELS', 1000)
     with pytest.raises(InputError, match='at most 1000 pixels, got 80 x 60'):
         ImageReader().rgb(compressed(noise, 'PNG'))
+
+
+def test_spoilt_compressed_images_are_read_or_refused():
+    rng = np.random.default_rng(5)
+    noise = rng.integers(0, 256, (30, 40, 3), np.uint8)
+    whole = [bytes(compressed(noise, form).data) for form in ('JPEG', 'PNG')]
+    refused = 0
+    for index in range(1000):
+        data = bytearray(whole[index % 2])
+        for place in rng.integers(0, min(len(data), 700), rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        message = CompressedImage(format='jpeg', data=array.array('B', bytes(data)))
+        try:
+            assert ImageReader().rgb(message).shape[2] == 3
+        except InputError:
+            refused += 1
+    assert 100 < refused < 1000
