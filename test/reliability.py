@@ -24,7 +24,8 @@ INTRODUCTION = """# Reliability
 Faults injected into running nodes, each in processes of its own over DDS. Networks are replaced by
 ones that know the answer, so that every pose published during a fault can be compared with the
 true one. Survived means: no crash, no hang, no wrong pose, the diagnostics named the cause within
-their deadline, and correct poses came afterwards.
+their deadline, and correct poses came afterwards. Times of diagnosis count from the fault's last
+message: 0.0 is while it went on.
 
 `make faults` writes this file; `make test` runs the same tests in short, with deadlines ten times
 as long. `make soak` writes [its own figures](soak.md).
