@@ -100,6 +100,14 @@ def test_what_is_dropped_tells_how_far_the_nearest_stamp_was():
     assert matcher.nearest['image'] == pytest.approx(-0.033)
 
 
+def test_gaps_are_those_to_the_nearest_stamp():
+    matcher = StampMatcher(('masks', 'image', 'info'), depth=9)
+    assert matcher.gaps() == {}
+    for kind, stamp in (('masks', 10), ('masks', 11), ('image', 10), ('image', 13)):
+        matcher.add(kind, message(stamp))
+    assert matcher.gaps() == {'image': -1.0}
+
+
 def test_waits_for_another_thread():
     matcher = StampMatcher(('image',), depth=1)
     threading.Timer(0.1, lambda: matcher.add('image', message(1))).start()

@@ -350,6 +350,23 @@ def test_diagnostics_hold_what_an_operator_asks_for(pose_node):
     assert values['device'] == 'cpu' and values['state'] == 'active'
 
 
+def test_stamps_that_differ_are_told_with_the_difference(pose_node):
+    messages = pose_node.collect(DiagnosticArray, '/diagnostics')
+    told = ('masks, detections: all come, none with the stamp of another; the nearest of '
+            'detections differs by 0.003000 s')
+    end = time.monotonic() + robots.DEADLINE
+    while not any(one.status[0].message == told for one in messages):
+        assert time.monotonic() < end
+        masks, detections = instances_to_messages(segment(), robots.HEIGHT, robots.WIDTH,
+                                                  pose_node.header(later=0.1))
+        detections.header = pose_node.header(later=0.003)
+        pose_node.publish(instance_masks=masks, detections=detections)
+        pose_node.spin(0.1)
+    header = pose_node.header()
+    publish_masks(pose_node, header, segment())
+    pose_node.wait(lambda: by_stamp(pose_node.results.detections, header), 'result')
+
+
 def test_incompatible_qos_is_told_with_the_name_of_the_topic(tmp_path):
     domain = free_domain()
     process = robots.Process(domain, tmp_path / 'log', HERE / 'fake_nodes.py', 'segmentation',

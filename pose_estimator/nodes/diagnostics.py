@@ -137,10 +137,8 @@ class Diagnostics:
                 return f'{text}: nobody publishes {topic}'
             return f'{text} on {topic}'
         text = f'{", ".join(matcher.required)}: all come, none with the stamp of another'
-        if matcher.nearest:
-            text += '; ' + ', '.join(f'the nearest of {kind} differs by {seconds:.6f} s'
-                                     for kind, seconds in sorted(matcher.nearest.items()))
-        return text
+        return '; '.join([text, *(f'the nearest of {kind} differs by {seconds:.6f} s'
+                                  for kind, seconds in matcher.gaps().items() if seconds)])
 
     def _crowded(self, now):
         """Return what is wrong if several nodes publish what one should."""

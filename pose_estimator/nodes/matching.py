@@ -108,6 +108,13 @@ class StampMatcher:
             self.taken_since = self._since[stamp]
             return self._leave(stamp)
 
+    def gaps(self):
+        """Return how far the stamps of each other kind are from the last of the first, in s."""
+        with self._changed:
+            first, *others = (list(self._stamps.get(kind, ())) for kind in self.required)
+            return {kind: min((stamp - first[-1] for stamp in stamps), key=abs) / 1e9
+                    for kind, stamps in zip(self.required[1:], others) if first and stamps}
+
     def clear(self):
         """Drop all that waits."""
         with self._changed:
