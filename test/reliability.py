@@ -30,9 +30,9 @@ message: 0.0 is while it went on.
 `make faults` writes this file; `make test` runs the same tests in short, with deadlines ten times
 as long. `make soak` writes [its own figures](soak.md).
 
-What is near its limit: poses come back 0.1 to 3.2 s after a killed segmentation_node is ready again,
-and once in eight tries on a busy machine (2026-11-25) they took longer than the 3 s asked for; the
-time goes by until the new process's topics have been found over DDS.
+What is near its limit: poses come back 0.1 to 3.2 s after a killed segmentation_node is ready
+again, and once in eight tries on a busy machine (2026-11-25) they took longer than the 3 s asked
+for; the time goes by until the new process's topics have been found over DDS.
 
 """
 
