@@ -15,7 +15,7 @@ RUN = PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" "$(VENV)/bin/python"
 DATA ?= $(or $(POSE_ESTIMATOR_DATA),../shared/data)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast bench accuracy train-lmo clean
+.PHONY: help setup demo test test-fast bench accuracy faults soak train-lmo clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) \
@@ -50,6 +50,12 @@ accuracy: setup  ## poses on photographs: the shipped models on DATA, into docs/
 	  --peer "peer: stacked hourglass, photoreal training" \
 	  "$(DATA)/lmo_dev/peer_stacked_hourglass.csv" --output docs/accuracy.md --pictures \
 	  "Photographs: LM-O (Brachmann et al., ECCV 2014), BOP (Hodan et al.), CC BY-SA 4.0."
+
+faults: setup  ## faults injected into running nodes, in long form, into docs/reliability.md
+	@$(RUN) test/reliability.py docs/reliability.md
+
+soak: setup  ## 20,000 images through both nodes: does anything grow? into docs/soak.md
+	@$(RUN) test/soak.py 20000 docs/soak.md
 
 train-lmo: setup  ## train the six models of LM-O anew from the meshes in DATA, into out/lmo
 	@set -e; for number in 8 6 1 5 10 12; do \

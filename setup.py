@@ -52,6 +52,8 @@ setup(
             'pipeline = pose_estimator.nodes.pipeline_node:main',
             'dataset_camera = pose_estimator.nodes.dataset_camera:main',
             'demo_camera = pose_estimator.nodes.demo_camera:main',
+            'collision_objects = pose_estimator.nodes.collision_objects:main',
+            'grasp_frame = pose_estimator.nodes.grasp_frame:main',
         ],
     },
 )

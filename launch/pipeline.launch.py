@@ -20,15 +20,19 @@ ARGUMENTS = (
     ('device', '', 'cpu, cuda or cuda:N; empty: as the parameter file says.'),
     ('models', '', 'Folder of the trained objects and of segmenter.safetensors; empty: as the '
      'parameter file says.'),
+    ('image_transport', '', 'raw or compressed; empty: as the parameter file says.'),
+    ('target_frame', '', 'Frame of the poses, through TF; empty: as the parameter file says.'),
+    ('autostart', '', 'true or false: whether the nodes configure and activate themselves, rather '
+     'than wait for a lifecycle manager; empty: as the parameter file says.'),
     ('use_sim_time', 'false', 'Whether to take the time from /clock.'),
     ('rviz', 'false', 'Whether to start RViz.'),
     ('fixed_frame', 'camera', "RViz's fixed frame: the images' frame_id, or one above it."),
 )
 
 
-def use_sim_time():
-    """Return the parameter use_sim_time; an argument that is no truth value is refused."""
-    return {'use_sim_time': ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool)}
+def flag(name):
+    """Return a parameter of an argument's name; one that is no truth value is refused."""
+    return {name: ParameterValue(LaunchConfiguration(name), value_type=bool)}
 
 
 def make_nodes(context):
@@ -39,14 +43,17 @@ def make_nodes(context):
     overrides = {
         'segmentation_node': {'device': values['device'], 'weights': values['models'] and str(
             Path(values['models']) / 'segmenter.safetensors')},
-        'pose_node': {'device': values['device'], 'models': values['models']},
+        'pose_node': {'device': values['device'], 'models': values['models'],
+                      'target_frame': values['target_frame']},
     }
+    for chosen in overrides.values():
+        chosen['image_transport'] = values['image_transport']
     return [Node(
         package='pose_estimator', executable=name, name=name, namespace=values['namespace'],
         output='screen',
         remappings=[('image', values['image']), ('camera_info', values['info'])],
         parameters=[values['params_file'],
-                    use_sim_time(),
+                    flag('use_sim_time'), *([flag('autostart')] if values['autostart'] else []),
                     # As strings, whatever they look like.
                     {key: ParameterValue(value, value_type=str)
                      for key, value in chosen.items() if value}],
@@ -63,7 +70,7 @@ def generate_launch_description():
         arguments=['-d', str(CONFIG / 'pipeline.rviz'),
                    '-f', LaunchConfiguration('fixed_frame')],
         remappings=[('image', LaunchConfiguration('image'))],
-        parameters=[use_sim_time()],
+        parameters=[flag('use_sim_time')],
         condition=IfCondition(LaunchConfiguration('rviz')))
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value=default, description=description)

@@ -18,6 +18,11 @@ DISTORTION_MODELS = {
 }
 
 
+# No camera has a focal length, or a principal point so far off, of more pixels.
+MOST_PIXELS = 1e6
+MOST_DISTORTION = 1e4
+
+
 def _undistort(pixels, matrix, distortion):
     """Return points on the plane z = 1, shape (N, 1, 2), of distorted pixels."""
     # The default of five iterations is not exact at the corners of wide lenses.
@@ -68,6 +73,11 @@ class PinholeCamera:
         if matrix[0, 0] < 0 or matrix[1, 1] <= 0:
             raise InputError(f'K: expected focal lengths above 0, got {matrix[0, 0]} and '
                              f'{matrix[1, 1]}')
+        if (not np.allclose(matrix[2], (0, 0, 1)) or np.abs(matrix).max() > MOST_PIXELS
+                or min(matrix[0, 0], matrix[1, 1]) < 1 / MOST_PIXELS
+                or np.linalg.det(matrix) <= 0):
+            raise InputError(f'K: expected rows fx 0 cx, 0 fy cy, 0 0 1 in pixels, got '
+                             f'{matrix.tolist()}')
         if self.width < 1 or self.height < 1:
             raise InputError(f'image size: expected at least 1 x 1, got '
                              f'{self.width} x {self.height}')
@@ -82,6 +92,9 @@ class PinholeCamera:
                              f'got {len(distortion)}')
         if not np.isfinite(distortion).all():
             raise InputError('distortion: expected finite coefficients, got NaN or infinity')
+        if np.abs(distortion).max(initial=0) > MOST_DISTORTION:
+            raise InputError(f'distortion: expected coefficients below {MOST_DISTORTION:.0f}, got '
+                             f'{distortion.tolist()}')
         object.__setattr__(self, 'K', matrix)
         object.__setattr__(self, 'distortion', distortion)
 

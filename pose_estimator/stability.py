@@ -4,12 +4,14 @@ Measure how steady poses are from frame to frame, on a virtual video with known 
     python -m pose_estimator stability config/objects/cup.yaml \
         --paper out/paper/cup.mask.safetensors --output docs/accuracy/stability.png
 
-A camera orbits the object at the speed of a hand; sensor and mask are noisy. `--paper` adds the
-setting of Pujolle & Hayashi 2020 (masks alone, l2 loss, the heatmaps' maxima, plain PnP), with
-weights from `train OBJECT.yaml --input mask --loss l2`.
+A camera orbits the object at the speed of a hand; sensor and mask are noisy. With `--still`
+nothing moves, and the poses are also given as smoothing leaves them. `--paper` adds the setting of
+Pujolle & Hayashi 2020 (masks alone, l2 loss, the heatmaps' maxima, plain PnP), with weights from
+`train OBJECT.yaml --input mask --loss l2`.
 """
 
 from dataclasses import dataclass
+import itertools
 from pathlib import Path
 
 import cv2
@@ -26,6 +28,7 @@ from .keypoints.predictor import KeypointPredictor
 from .object_model import load_object
 from .pipeline import find_models, PoseEstimator
 from .pose_error import re
+from .smoothing import Smoother
 from .synthetic.backgrounds import random_background
 from .synthetic.render import RayCaster
 from .synthetic.scene import render_scene
@@ -52,6 +55,8 @@ def add_arguments(parser):
                         help='folder of trained models (default: those of the package)')
     parser.add_argument('--paper', type=Path, metavar='MODEL',
                         help="weights for the paper's setting")
+    parser.add_argument('--still', action='store_true',
+                        help='nothing moves; poses with and without smoothing')
     parser.add_argument('--output', type=Path, metavar='PNG', help='plot')
 
 
@@ -59,13 +64,17 @@ def run(args):
     """Carry out the command; return the exit code."""
     model, mesh = load_object(args.object)
     models = args.models or assets.find('models')
-    frames = list(tqdm(video(model, mesh), total=FRAMES, desc='rendering', unit='frame'))
+    frames = list(tqdm(video(model, mesh, still=args.still), total=FRAMES, desc='rendering',
+                       unit='frame'))
     settings = {}
     for network_input in ('rgb_mask', 'mask'):
         if model.name in find_models(models, network_input):
             estimator = PoseEstimator.from_directory(models, network_input, min_score=0.0,
                                                      objects=[model.name])
             settings[f'`{network_input}`'] = _ours(estimator), network_input
+            if args.still:
+                settings[f'`{network_input}`, smoothed'] = \
+                    _ours(estimator, Smoother()), network_input
     if args.paper:
         settings["the paper's"] = _paper(Checkpoint.load(args.paper)), 'mask'
     if not settings:
@@ -84,8 +93,8 @@ def run(args):
     return 0
 
 
-def video(model, mesh, seed=11):
-    """Yield the VideoFrames of a camera that orbits an object."""
+def video(model, mesh, seed=11, still=False):
+    """Yield the VideoFrames of a camera that orbits an object, or stands still before it."""
     rng = np.random.default_rng(seed)
     camera = video_camera()
     caster = RayCaster(mesh)
@@ -95,7 +104,7 @@ def video(model, mesh, seed=11):
                   0.2, 30.0)
     wave = rng.uniform(0, 2 * np.pi, 6)
     for index in range(FRAMES):
-        moment = index / RATE
+        moment = 0.0 if still else index / RATE
         pose = _orbit(model, moment, wave)
         drawn = render_scene([(caster, pose)], camera, light, background)
         noisy = drawn.image + rng.normal(0, 4, drawn.image.shape)
@@ -133,12 +142,16 @@ def _noisy_mask(mask, rng):
     return soft + 0.15 * noise * (4 * soft * (1 - soft)) > 0.5 + rng.uniform(-0.15, 0.15)
 
 
-def _ours(estimator):
-    camera = video_camera()
+def _ours(estimator, smoother=None):
+    camera, moments = video_camera(), itertools.count()
 
     def estimate(frame):
         image = frame.image if estimator.needs_image else None
-        return estimator.estimate(image, [frame.instance], camera)[0].pose
+        found = estimator.estimate(image, [frame.instance], camera)[0]
+        moment = next(moments) / RATE
+        if smoother is None or found.pose is None:
+            return found.pose
+        return smoother.update(found.pose, found.covariance, moment)
     return estimate
 
 

@@ -1,11 +1,12 @@
 """Identity: which pose of an image is which object of the images before."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from .geometry import Pose
+from .smoothing import Smoother
 
 # A pose is of a known object when it lies within this of the object's last place, in diameters
 # and, since depth is the uncertain direction, in shares of the distance.
@@ -31,6 +32,8 @@ class Track:
     sightings : int
     score : float
         The last one.
+    smoother : Smoother
+        Of its poses, for who wants them smoothed.
 
     """
 
@@ -40,6 +43,7 @@ class Track:
     seen: float
     sightings: int
     score: float
+    smoother: Smoother = field(default_factory=Smoother)
 
     @property
     def id(self):  # noqa: A003
@@ -150,7 +154,7 @@ class Tracker:
         distance = np.linalg.norm(now[:, None] - before[None], axis=2)
         gate = (GATE_DIAMETERS * self._models[name].diameter
                 + GATE_DISTANCE * np.linalg.norm(before, axis=1))
-        cost = np.where(distance <= gate, distance, 1e6)
+        cost = np.where((distance <= gate) & np.isfinite(distance), distance, 1e6)
         rows, columns = linear_sum_assignment(cost)
         return {int(row): int(column) for row, column in zip(rows, columns)
                 if cost[row, column] < 1e6}

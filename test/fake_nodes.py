@@ -2,6 +2,7 @@
 
 from collections import Counter
 import sys
+import time
 
 import numpy as np
 
@@ -14,13 +15,14 @@ from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import ObjectPose
 
 DISTANCE = 0.8
+SLOW_SECONDS = 0.1
 
 
 class FakeEstimator:
     """Puts each object at the centre of its box, DISTANCE away."""
 
     def __init__(self, needs_image):
-        self.needs_image = needs_image
+        self.needs_image, self.min_score = needs_image, 0.0
         self.network_input = 'rgb_mask' if needs_image else 'mask'
         self.models = {name: object_from_mesh(f'builtin:{name}', 'm', name)[0]
                        for name in ('cup', 'bottle')}
@@ -37,8 +39,10 @@ class FakeEstimator:
         reason = ''
         if instance.mask.sum() < 2:
             pose, reason = None, 'mask of one pixel'
+        elif instance.score < self.min_score:
+            pose, reason = None, f'score {instance.score} is below {self.min_score}'
         return ObjectPose(
-            name=instance.label, instance=instance, pose=pose, score=0.9,
+            name=instance.label, instance=instance, pose=pose, score=instance.score,
             covariance=np.diag([1e-6, 2e-6, 3e-6, 4e-6, 5e-6, 6e-6]), keypoints=np.zeros((0, 2)),
             confidence=np.zeros(0), inliers=np.zeros(0, bool), reprojection_error=0.5,
             reason=reason)
@@ -49,11 +53,12 @@ class FakeSegmenter:
 
     labels = ('cup', 'bottle')
 
-    def __init__(self):
-        self.ignored = Counter()
+    def __init__(self, seconds=0.0):
+        self.ignored, self._seconds = Counter(), seconds
 
     def segment(self, image):
         """Return an instance for each colour that is there; a blue thing has no name here."""
+        time.sleep(self._seconds)
         found = []
         if ((image[..., 2] > 200) & (image[..., 0] < 50)).any():
             self.ignored['vase'] += 1
@@ -66,6 +71,7 @@ class FakeSegmenter:
 
 NODES = {
     'segmentation': lambda: SegmentationNode(FakeSegmenter()),
+    'slow_segmentation': lambda: SegmentationNode(FakeSegmenter(SLOW_SECONDS)),
     'pose_mask': lambda: PoseNode(FakeEstimator(needs_image=False)),
     'pose_rgb_mask': lambda: PoseNode(FakeEstimator(needs_image=True)),
 }

@@ -142,12 +142,18 @@ def test_crop_of_masks_colours_and_nearest(camera):
     ({'K': np.zeros((3, 3))}, r'K\[0\] = 0.*uncalibrated'),
     ({'K': np.diag([-500, 500, 1])}, 'above 0'),
     ({'K': np.diag([500, 0, 1])}, 'above 0'),
+    ({'K': np.diag([1e300, 500, 1])}, 'expected rows fx 0 cx'),
+    ({'K': np.diag([1e-300, 500, 1])}, 'expected rows fx 0 cx'),
+    ({'K': np.diag([500, 500, 0])}, 'expected rows fx 0 cx'),
+    ({'K': np.array([[500, 0, 320], [500, 500, 240], [0, 1e-3, 1]])}, 'expected rows fx 0 cx'),
+    ({'K': np.array([[500, 0, 1e9], [0, 500, 240], [0, 0, 1]])}, 'expected rows fx 0 cx'),
     ({'width': 0}, 'image size'),
     ({'distortion': [0.1] * 5, 'distortion_model': 'thin_prism'}, "got 'thin_prism'"),
     ({'distortion': [0.1] * 5}, 'no model expects 0'),
     ({'distortion': [0.1] * 3, 'distortion_model': 'plumb_bob'}, 'expects 0 or 4 or 5'),
     ({'distortion': [0.1] * 5, 'distortion_model': 'equidistant'}, 'expects 4'),
     ({'distortion': [np.nan] * 4, 'distortion_model': 'equidistant'}, 'finite'),
+    ({'distortion': [1e300] + [0] * 4, 'distortion_model': 'plumb_bob'}, 'below 10000'),
 ])
 def test_bad_camera(changes, words):
     with pytest.raises(InputError, match=words):

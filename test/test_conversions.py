@@ -1,10 +1,14 @@
 """Messages to arrays and back."""
 
 import array
+import importlib.util
+import io
+from pathlib import Path
 import sys
 
 import cv2
 import numpy as np
+import PIL.Image
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose
@@ -14,7 +18,7 @@ from pose_estimator.nodes.conversions import (
     camera_from_info, camera_info_message, COLOUR_ENCODINGS, image_message, ImageReader,
     instances_from_messages, instances_to_messages, LABEL_ENCODINGS, pose_message)
 import pytest
-from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
@@ -188,6 +192,22 @@ def test_broken_cv_bridge_is_not_used(bridge, source, words):
     assert np.array_equal(reader.rgb(image_message(RGB, 'rgb8', Header())), RGB)
 
 
+def test_cv_bridge_is_not_even_tried_with_never(bridge):
+    bridge('import os\nos.abort()\n')
+    reader, how = ImageReader.probed('never')
+    assert how == 'images are read without cv_bridge: use_cv_bridge is never'
+    assert np.array_equal(reader.rgb(image_message(RGB, 'rgb8', Header())), RGB)
+
+
+def test_cv_bridge_is_tried_once(bridge):
+    source = ("with open(__file__ + '.trials', 'a') as file:\n    file.write('x')\n"
+              "raise ImportError('broken')\n")
+    bridge(source)
+    bridge(source)
+    trials = importlib.util.find_spec('cv_bridge').origin + '.trials'
+    assert Path(trials).read_text() == 'x'
+
+
 def test_cv_bridge_that_hangs_is_not_used(bridge, monkeypatch):
     monkeypatch.setattr(conversions, 'PROBE_SECONDS', 1)
     _, how = bridge('import time\ntime.sleep(60)\n')
@@ -322,3 +342,56 @@ def test_pose_message():
     assert (message.position.x, message.position.y, message.position.z) == (1, 2, 3)
     turn = message.orientation
     assert (turn.x, turn.y, turn.z, turn.w) == pytest.approx((0, 0, 0.5**0.5, 0.5**0.5))
+
+
+def compressed(picture, form, **options):
+    """Return a CompressedImage of an array."""
+    stream = io.BytesIO()
+    PIL.Image.fromarray(picture).save(stream, form, **options)
+    return CompressedImage(format=f'rgb8; {form.lower()} compressed bgr8',
+                           data=array.array('B', stream.getvalue()))
+
+
+def test_compressed_image_is_read_like_the_raw_one():
+    assert np.array_equal(ImageReader().rgb(compressed(RGB, 'PNG')), RGB)
+    smooth = np.zeros((64, 80, 3), np.uint8)
+    smooth[...] = np.array([200, 100, 30]) + np.arange(40)[:, None].repeat(2, 0)
+    read = ImageReader().rgb(compressed(smooth, 'JPEG', quality=95))
+    assert read.dtype == np.uint8 and np.abs(read.astype(int) - smooth).mean() < 2
+    grey = np.ascontiguousarray(RGB[..., 0])
+    assert np.array_equal(ImageReader().rgb(compressed(grey, 'PNG')), grey[..., None].repeat(3, 2))
+    deep = grey.astype(np.uint16) * 257
+    assert np.array_equal(ImageReader().rgb(compressed(deep, 'PNG')), grey[..., None].repeat(3, 2))
+
+
+def test_compressed_image_that_is_none_is_refused(monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for form in ('JPEG', 'PNG'):
+        message = compressed(noise, form)
+        message.data = message.data[:len(message.data) // 2]
+        with pytest.raises(InputError, match='compressed image: expected JPEG or PNG'):
+            ImageReader().rgb(message)
+    for data in (b'', b'GIF89a' + bytes(100), bytes(12) + b'\x89PNG'):
+        message = CompressedImage(format='x' * 1000, data=array.array('B', data))
+        with pytest.raises(InputError, match=f'got {len(data)} bytes of format .x'):
+            ImageReader().rgb(message)
+    monkeypatch.setattr(conversions, 'MOST_PIXELS', 1000)
+    with pytest.raises(InputError, match='at most 1000 pixels, got 80 x 60'):
+        ImageReader().rgb(compressed(noise, 'PNG'))
+
+
+def test_spoilt_compressed_images_are_read_or_refused():
+    rng = np.random.default_rng(5)
+    noise = rng.integers(0, 256, (30, 40, 3), np.uint8)
+    whole = [bytes(compressed(noise, form).data) for form in ('JPEG', 'PNG')]
+    refused = 0
+    for index in range(1000):
+        data = bytearray(whole[index % 2])
+        for place in rng.integers(0, min(len(data), 700), rng.integers(1, 6)):
+            data[place] = rng.integers(256)
+        message = CompressedImage(format='jpeg', data=array.array('B', bytes(data)))
+        try:
+            assert ImageReader().rgb(message).shape[2] == 3
+        except InputError:
+            refused += 1
+    assert 100 < refused < 1000

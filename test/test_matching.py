@@ -5,6 +5,7 @@ import threading
 import time
 
 from pose_estimator.nodes.matching import CameraInfos, StampMatcher
+import pytest
 from sensor_msgs.msg import CameraInfo
 from std_msgs.msg import Header
 
@@ -58,11 +59,53 @@ def test_queue_is_bounded_and_counts_what_it_drops():
     assert matcher.dropped == Counter({'masks': 99})
 
 
-def test_stamps_may_jump_back():
+def test_stamps_may_jump_back_and_come_again():
     matcher = StampMatcher(('image',), depth=3)
-    for stamp in (100, 1):
-        matcher.add('image', message(stamp))
+    for stamp in (100, 1, 100, 1):
+        assert matcher.add('image', message(stamp)) == ''
         assert matcher.take(0)['image'].header.stamp.sec == stamp
+    matcher.add('image', message(50))
+    matcher.add('image', message(2))
+    assert matcher.take(0)['image'].header.stamp.sec == 2
+    assert matcher.take(0) is None, 'what waited was of a time that is over'
+
+
+def test_second_message_of_a_stamp_is_refused_and_the_first_with_it():
+    matcher = StampMatcher(('masks', 'image'), depth=3)
+    assert matcher.add('image', message(1)) == ''
+    assert 'stamp 1.000000000 came before' in matcher.add('image', message(1))
+    matcher.add('masks', message(1))
+    assert matcher.take(0) is None
+    assert 'came before' in matcher.add('image', message(1))
+    for kind in ('masks', 'image'):
+        assert matcher.add(kind, message(2)) == ''
+    assert matcher.take(0)['image'].header.stamp.sec == 2
+    assert 'came before' in matcher.add('image', message(2)), 'taken already'
+    assert matcher.repeated == Counter({'image': 3})
+
+
+def test_what_is_dropped_tells_how_far_the_nearest_stamp_was():
+    matcher = StampMatcher(('masks', 'image'), depth=2)
+    late = message(10)
+    late.header.stamp.nanosec = 33_000_000
+    for stamp in (10, 11):
+        matcher.add('image', message(stamp))
+    matcher.add('masks', late)
+    assert matcher.dropped == Counter({'masks': 1})
+    assert matcher.nearest == {'masks': pytest.approx(0.033)}
+    matcher.add('image', message(12))
+    assert matcher.nearest == {'masks': pytest.approx(-0.967)}
+    matcher.add('image', message(13))
+    assert matcher.dropped == Counter({'masks': 2, 'image': 1})
+    assert matcher.nearest['image'] == pytest.approx(-0.033)
+
+
+def test_gaps_are_those_to_the_nearest_stamp():
+    matcher = StampMatcher(('masks', 'image', 'info'), depth=9)
+    assert matcher.gaps() == {}
+    for kind, stamp in (('masks', 10), ('masks', 11), ('image', 10), ('image', 13)):
+        matcher.add(kind, message(stamp))
+    assert matcher.gaps() == {'image': -1.0}
 
 
 def test_waits_for_another_thread():

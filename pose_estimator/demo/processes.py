@@ -12,6 +12,7 @@ import time
 from ..errors import InputError
 
 STOP_SECONDS = 10
+NOT_STARTED = 'configuring failed: '  # in a node's log: it lives, but does nothing
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -75,13 +76,17 @@ class Nodes:
 
     def is_playing(self):
         """Return whether the camera still runs; InputError if a node has failed."""
+        self._log.seek(0)
+        lines = self._log.read().splitlines()
+        failed = next((line for line in lines if NOT_STARTED in line), None)
+        if failed is not None:
+            raise InputError(failed[failed.index(NOT_STARTED):])
         for name, child in self._children.items():
             code = child.poll()
             if code is not None and (code != 0 or name != self._camera):
-                self._log.seek(0)
-                lines = [line for line in self._log.read().splitlines() if 'error: ' in line]
+                errors = [line for line in lines if 'error: ' in line]
                 raise InputError(f'{name}: ended with code {code}; '
-                                 f'{lines[-1] if lines else "see " + self._log.name}')
+                                 f'{errors[-1] if errors else "see " + self._log.name}')
         return self._children[self._camera].poll() is None
 
     def stop(self):

@@ -9,7 +9,9 @@ as this module does.
 """
 
 import array
+import functools
 import importlib.util
+import io
 import math
 import os
 import re
@@ -19,8 +21,9 @@ import sys
 import cv2
 from geometry_msgs.msg import Point, Pose as PoseMessage, Quaternion
 import numpy as np
+import PIL.Image
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
@@ -45,6 +48,7 @@ COLOUR_ENCODINGS = {
 }
 LABEL_ENCODINGS = {'mono16': 2, '16UC1': 2, 'mono8': 1, '8UC1': 1}
 PROBE_SECONDS = 30
+MOST_PIXELS = 2 ** 26  # what claims to be larger is no picture of a camera
 
 
 def stamp_ns(header):
@@ -67,19 +71,23 @@ class ImageReader:
         self._bridge = bridge
 
     @classmethod
-    def probed(cls):
-        """Return a reader that uses cv_bridge if there is a working one, and why or why not."""
-        if importlib.util.find_spec('cv_bridge') is None:
-            return cls(), 'images are read without cv_bridge: it is not installed'
-        environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
-        try:
-            child = subprocess.run([sys.executable, '-m', __name__], env=environment,
-                                   capture_output=True, text=True, timeout=PROBE_SECONDS)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return cls(), f'images are read without cv_bridge: its trial failed: {error}'
-        if child.returncode != 0:
-            lines = child.stderr.strip().splitlines() or [f'exit code {child.returncode}']
-            return cls(), f'images are read without cv_bridge: its trial failed: {lines[-1]}'
+    def probed(cls, use='auto'):
+        """
+        Return a reader that uses cv_bridge if there is a working one, and why or why not.
+
+        Parameters
+        ----------
+        use : str
+            'auto', or 'never', with which not even a trial is made.
+
+        """
+        if use == 'never':
+            fault = 'use_cv_bridge is never'
+        else:
+            found = importlib.util.find_spec('cv_bridge')
+            fault = 'it is not installed' if found is None else _fault_of_cv_bridge(found.origin)
+        if fault:
+            return cls(), f'images are read without cv_bridge: {fault}'
         from cv_bridge import CvBridge
         return cls(CvBridge()), 'images are read by cv_bridge'
 
@@ -89,8 +97,9 @@ class ImageReader:
 
         Parameters
         ----------
-        message : sensor_msgs.msg.Image
-            Of an encoding in COLOUR_ENCODINGS, or one that cv_bridge knows.
+        message : sensor_msgs.msg.Image or CompressedImage
+            Image: of an encoding in COLOUR_ENCODINGS, or one that cv_bridge knows.
+            CompressedImage: JPEG or PNG.
 
         Returns
         -------
@@ -98,6 +107,8 @@ class ImageReader:
             RGB.
 
         """
+        if isinstance(message, CompressedImage):
+            return _decompressed(message)
         encoding = message.encoding
         if encoding not in COLOUR_ENCODINGS and self._bridge is None:
             raise InputError(f'image encoding: expected one of {", ".join(COLOUR_ENCODINGS)}, '
@@ -139,6 +150,38 @@ class ImageReader:
         except Exception as error:  # cv_bridge raises whatever its layers raise
             raise InputError(f'image encoding: cv_bridge cannot read {message.encoding!r}: '
                              f'{error}') from error
+
+
+@functools.lru_cache
+def _fault_of_cv_bridge(origin):
+    """Return why the cv_bridge at a place cannot be used, or ''; tried in a child process."""
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+    try:
+        child = subprocess.run([sys.executable, '-m', __name__], env=environment,
+                               capture_output=True, text=True, timeout=PROBE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f'its trial failed: {error}'
+    if child.returncode != 0:
+        lines = child.stderr.strip().splitlines() or [f'exit code {child.returncode}']
+        return f'its trial failed: {lines[-1]}'
+    return ''
+
+
+def _decompressed(message):
+    """Return the colours of a CompressedImage: array of uint8, shape (height, width, 3), RGB."""
+    try:
+        # Not OpenCV, which fills up a file that ends too early.
+        with PIL.Image.open(io.BytesIO(bytes(message.data)), formats=('JPEG', 'PNG')) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise InputError(f'compressed image: expected at most {MOST_PIXELS} pixels, got '
+                                 f'{picture.width} x {picture.height}')
+            if picture.mode.startswith('I'):  # 16 bits
+                grey = np.rint(np.asarray(picture) / 257).astype(np.uint8)
+                return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+            return np.array(picture.convert('RGB'))
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise InputError(f'compressed image: expected JPEG or PNG, got {len(message.data)} bytes '
+                         f'of format {message.format[:40]!r}: {error}') from error
 
 
 def _pixels(message, size, channels):
@@ -359,10 +402,17 @@ def pose_message(pose):
 
 def pose_from_message(message):
     """Return the Pose of a geometry_msgs Pose."""
-    x, y, z = message.position.x, message.position.y, message.position.z
-    turn = message.orientation
+    return _pose(message.position, message.orientation)
+
+
+def pose_from_transform(message):
+    """Return the Pose of a geometry_msgs Transform."""
+    return _pose(message.translation, message.rotation)
+
+
+def _pose(place, turn):
     matrix = Rotation.from_quat([turn.x, turn.y, turn.z, turn.w]).as_matrix()
-    return Pose(matrix, np.array([x, y, z]))
+    return Pose(matrix, np.array([place.x, place.y, place.z]))
 
 
 def _try_cv_bridge():

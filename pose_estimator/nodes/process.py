@@ -1,6 +1,7 @@
 """What the nodes share: their process, the thread they work in, their warnings, their QoS."""
 
 from collections import Counter
+import math
 import os
 import re
 import sys
@@ -10,16 +11,23 @@ import traceback
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import (
+    qos_policy_name_from_kind, QoSDurabilityPolicy, QoSHistoryPolicy, QoSProfile,
+    QoSReliabilityPolicy)
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import remove_ros_args
-from std_srvs.srv import SetBool
 
 from ..errors import InputError
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
 
 REPEAT_SECONDS = 5.0
 MOST_KINDS = 200
 DROPS_SECONDS = 30.0
+TAKE_SECONDS = 0.2
 
 
 def run(*make_nodes):
@@ -31,7 +39,8 @@ def run(*make_nodes):
     Parameters
     ----------
     *make_nodes : callables without arguments
-        Make the nodes. A node with an attribute `done`, a future, ends the process with it.
+        Make the nodes. A node with an attribute `done`, a future, ends the process with it; one
+        with a method `autostart` is started by that.
 
     """
     code = _spin(make_nodes)
@@ -51,6 +60,9 @@ def _spin(make_nodes):
         for make in make_nodes:
             nodes.append(make())
             executor.add_node(nodes[-1])
+        for node in nodes:
+            if hasattr(node, 'autostart'):
+                node.autostart()
         done = next((node.done for node in nodes if hasattr(node, 'done')), None)
         if done is None:
             executor.spin()
@@ -99,10 +111,19 @@ def reliable_qos(depth=10):
                       reliability=QoSReliabilityPolicy.RELIABLE)
 
 
+def latched_qos():
+    """Return the QoS of what is said once, and heard by whoever comes later."""
+    return QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=1,
+                      reliability=QoSReliabilityPolicy.RELIABLE,
+                      durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
 def subscribe(node, message_type, topic, callback, qos):
     """Subscribe with a QoS that the parameters qos_overrides.TOPIC.subscription.* override."""
     return node.create_subscription(
         message_type, topic, callback, qos,
+        event_callbacks=SubscriptionEventCallbacks(
+            incompatible_qos=_incompatible(node, topic, 'publisher')),
         qos_overriding_options=QoSOverridingOptions.with_default_policies())
 
 
@@ -110,7 +131,23 @@ def advertise(node, message_type, topic, qos):
     """Publish with a QoS that the parameters qos_overrides.TOPIC.publisher.* override."""
     return node.create_publisher(
         message_type, topic, qos,
+        event_callbacks=PublisherEventCallbacks(
+            incompatible_qos=_incompatible(node, topic, 'subscription')),
         qos_overriding_options=QoSOverridingOptions.with_default_policies())
+
+
+def _incompatible(node, topic, other):
+    """Return what is called when the QoS of another node's end of a topic does not fit."""
+    name = node.resolve_topic_name(topic)
+
+    def tell(event):
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        text = f'a {other} of {name} has incompatible QoS: {policy}'
+        node.get_logger().warning(text)
+        if hasattr(node, 'incompatible'):
+            node.incompatible[name] = text
+
+    return tell
 
 
 def topic_name(name):
@@ -169,41 +206,59 @@ class Worker:
     work : callable
         Called with what the matcher gives, as keywords. InputError: warned about, and on.
     warnings : Warnings
+    max_rate : callable
+        Returns how many images a second are worked on at most; 0: as many as possible.
 
     Attributes
     ----------
     enabled : bool
-        While false, images are dropped. Set by the node's service ~/enable.
+        While false, images are dropped.
     on_done : callable
-        Called with the seconds that an image took.
+        Called with the seconds that an image took, and those since its first message came.
 
     """
 
-    def __init__(self, node, matcher, work, warnings):
+    def __init__(self, node, matcher, work, warnings, max_rate):
         self._node = node
         self._matcher = matcher
         self._work = work
         self._warnings = warnings
-        self.enabled, self.on_done = True, lambda seconds: None
-        node.create_service(SetBool, '~/enable', self._enable)
+        self._max_rate = max_rate
+        self.enabled = True
+        self.on_done = lambda seconds, latency: None
         self._stopping = threading.Event()
         self._told, self._told_at = 0, time.monotonic()
-        self._thread = threading.Thread(target=self._loop, name=node.get_name(), daemon=True)
+        self._thread = None
+
+    def start(self):
+        """Begin to work."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._loop, name=self._node.get_name(),
+                                        daemon=True)
         self._thread.start()
 
     def stop(self):
-        """Finish the image at hand and end the thread."""
+        """Finish the image at hand and end the thread, if there is one."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     def _loop(self):
+        started = -math.inf
         while not self._stopping.is_set():
-            messages = self._matcher.take(0.2)
+            rate = self._max_rate()
+            rest = started + 1 / rate - time.monotonic() if rate else 0.0
+            if rest > 0:
+                self._stopping.wait(min(rest, TAKE_SECONDS))
+                continue
+            messages = self._matcher.take(TAKE_SECONDS)
             try:
                 if messages is not None and self.enabled:
                     started = time.monotonic()
                     self._work(**messages)
-                    self.on_done(time.monotonic() - started)
+                    now = time.monotonic()
+                    self.on_done(now - started, now - self._matcher.taken_since)
                 self._tell_drops()
             except InputError as error:
                 self._warnings.warn(str(error))
@@ -212,11 +267,6 @@ class Worker:
                     return  # shut down while it worked: there is nobody to publish to
                 self._warnings.once(traceback.format_exc())
                 self._warnings.warn(f'image left out: {error!r}')
-
-    def _enable(self, request, response):
-        self.enabled = request.data
-        response.success, response.message = True, 'enabled' if request.data else 'disabled'
-        return response
 
     def _tell_drops(self):
         dropped = self._matcher.dropped

@@ -1,12 +1,14 @@
 """Object poses as messages: PoseStamped, Detection3DArray, TF."""
 
-from geometry_msgs.msg import PoseStamped, TransformStamped, Vector3
+from geometry_msgs.msg import PoseArray, PoseStamped, TransformStamped, Vector3
 import numpy as np
+from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
-from vision_msgs.msg import Detection3D, Detection3DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
 from .conversions import pose_message
 from ..geometry import Pose
+from ..tracking import SYMMETRY_STEPS
 
 
 def box_pose(model, pose):
@@ -18,6 +20,33 @@ def box_size(model):
     """Return the lengths of an object's bounding box along its axes, as a message."""
     x, y, z = map(float, model.bounds[1] - model.bounds[0])
     return Vector3(x=x, y=y, z=z)
+
+
+def dimensions(model):
+    """Return an object's bounding box in its own frame, as a BoundingBox3D."""
+    return BoundingBox3D(center=pose_message(box_pose(model, Pose.identity())),
+                         size=box_size(model))
+
+
+def symmetries(found, name):
+    """
+    Return the transforms of an object's frame that change nothing that can be seen.
+
+    Parameters
+    ----------
+    found : Symmetries
+        The object's, for the network's input.
+    name : str
+        The object's, which becomes the frame_id.
+
+    Returns
+    -------
+    geometry_msgs.msg.PoseArray
+        The identity first; of a continuous symmetry SYMMETRY_STEPS steps of a full turn.
+
+    """
+    return PoseArray(header=Header(frame_id=name),
+                     poses=[pose_message(one) for one in found.transforms(SYMMETRY_STEPS)])
 
 
 def pose_stamped(pose, header):

@@ -1,15 +1,13 @@
 """Node that finds objects in images: image in, instance masks and detections out."""
 
-from rclpy.node import Node
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
-from .conversions import ImageReader, instances_to_messages
-from .diagnostics import Diagnostics
-from .matching import StampMatcher
-from .parameters import Parameter, Parameters
-from .process import advertise, reliable_qos, run, sensor_qos, subscribe, Warnings, Worker
-from .segmenters import make_segmenter, SEGMENTERS
+from .conversions import instances_to_messages
+from .managed import ManagedNode, PARAMETERS as MANAGED_PARAMETERS
+from .parameters import pairs, Parameter
+from .process import advertise, reliable_qos, run
+from .segmenters import free_memory, make_segmenter, SEGMENTERS
 from ..segmentation.recorded import MASK_GROWTH
 
 PARAMETERS = (
@@ -31,10 +29,10 @@ PARAMETERS = (
               'they are recognised by their pixels.'),
     Parameter('mask_growth', MASK_GROWTH, 'For recorded: how far the masks, mostly drawn too '
               'small, are widened, in longer sides of the box.', range=(0.0, 0.2)),
-)
+) + MANAGED_PARAMETERS
 
 
-class SegmentationNode(Node):
+class SegmentationNode(ManagedNode):
     """
     Publishes what a segmenter finds in each image, under the image's header.
 
@@ -46,40 +44,58 @@ class SegmentationNode(Node):
     """
 
     def __init__(self, segmenter=None):
-        super().__init__('segmentation_node')
-        self.parameters = Parameters(self, PARAMETERS)
-        self.segmenter = segmenter or make_segmenter(self.parameters)
-        self.images, how = ImageReader.probed()
-        self.get_logger().info(how)
-        self.warnings = Warnings(self.get_logger())
+        self._given, self.segmenter = segmenter, None
+        super().__init__('segmentation_node', PARAMETERS, ('image',), depth=1)
 
+    def check(self):
+        """Raise InputError for a class_map that is none."""
+        pairs('class_map', self.parameters.class_map)
+
+    def load(self):
+        """Make the segmenter, unless it is there."""
+        if self.segmenter is None:
+            self.segmenter = self._given or make_segmenter(self.parameters)
+
+    def unload(self):
+        """Let go of the segmenter."""
+        if self.segmenter is not None:
+            self.segmenter = None
+            free_memory(self.parameters.device)
+
+    @property
+    def labels(self):
+        """What is found."""
+        return self.segmenter.labels
+
+    def facts(self):
+        """Return more for the diagnostics."""
+        return {'segmenter': self.parameters.segmenter, 'device': self.parameters.device}
+
+    def advertise_results(self):
+        """Return the publishers of the results."""
         self.masks = advertise(self, Image, 'instance_masks', reliable_qos(5))
         self.detections = advertise(self, Detection2DArray, 'detections', reliable_qos(5))
-        self.matcher = StampMatcher(('image',), depth=1)
-        self.worker = Worker(self, self.matcher, self.on_image, self.warnings)
-        self.diagnostics = Diagnostics(
-            self, self.matcher, self.warnings, self.worker, lambda: {
-                'segmenter': self.parameters.segmenter, 'device': self.parameters.device})
-        subscribe(self, Image, 'image', lambda image: self.matcher.add('image', image),
-                  sensor_qos())
-        self.get_logger().info(f'ready: {", ".join(self.segmenter.labels)}')
+        return [self.masks, self.detections]
 
-    def on_image(self, image):
+    def listen(self):
+        """Subscribe to the image."""
+        self.hear_images()
+
+    def work(self, image):
         """Segment one image and publish the result."""
-        pixels = self.images.rgb(image)
-        instances = self.segmenter.segment(pixels)
-        masks, detections = instances_to_messages(instances, *pixels.shape[:2], image.header)
-        self.masks.publish(masks)
-        self.detections.publish(detections)
+        stage = self.diagnostics.stage
+        with stage('reading'):
+            pixels = self.images.rgb(image)
+        with stage('segmenting'):
+            instances = self.segmenter.segment(pixels)
+        with stage('publishing'):
+            masks, detections = instances_to_messages(instances, *pixels.shape[:2], image.header)
+            self.masks.publish(masks)
+            self.detections.publish(detections)
         ignored = getattr(self.segmenter, 'ignored', None)
         if ignored:
             counts = ', '.join(f'{label!r} {count} times' for label, count in ignored.items())
             self.warnings.warn(f'labels that are not in class_map are ignored: {counts} so far')
-
-    def destroy_node(self):
-        """Stop working, then leave."""
-        self.worker.stop()
-        super().destroy_node()
 
 
 def main():

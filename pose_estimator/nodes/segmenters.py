@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 import zlib
 
+import numpy as np
+
 from .parameters import pairs
 from .. import assets
 from ..bop import BopDataset
 from ..errors import InputError
 from ..segmentation.recorded import RecordedSegmenter
+
+WARM_UP_SIZE = 480, 640
 
 
 class ReplayedDetections:
@@ -87,16 +91,23 @@ def _checksum(image):
     return zlib.crc32(image), image.shape
 
 
+def _warm(segmenter):
+    """Return a segmenter after its first image, which takes longer than the others."""
+    segmenter.segment(np.zeros((*WARM_UP_SIZE, 3), np.uint8))
+    return segmenter
+
+
 def _mask_rcnn(parameters, class_map):
     from ..segmentation.mask_rcnn import MaskRCNNSegmenter
     weights = parameters.weights or assets.find('models') / 'segmenter.safetensors'
-    return MaskRCNNSegmenter.from_checkpoint(weights, parameters.device, parameters.min_score,
-                                             class_map or None)
+    return _warm(MaskRCNNSegmenter.from_checkpoint(weights, parameters.device,
+                                                   parameters.min_score, class_map or None))
 
 
 def _coco(parameters, class_map):
     from ..segmentation.mask_rcnn import MaskRCNNSegmenter
-    return MaskRCNNSegmenter.coco(parameters.device, parameters.min_score, class_map or None)
+    return _warm(MaskRCNNSegmenter.coco(parameters.device, parameters.min_score,
+                                        class_map or None))
 
 
 def _recorded(parameters, class_map):
@@ -111,3 +122,10 @@ def make_segmenter(parameters):
     """Return the segmenter that segmentation_node's parameters describe."""
     class_map = pairs('class_map', parameters.class_map)
     return SEGMENTERS[parameters.segmenter](parameters, class_map)
+
+
+def free_memory(device):
+    """Give memory of a GPU back that nothing holds any more."""
+    if device.startswith('cuda'):
+        import torch
+        torch.cuda.empty_cache()
