@@ -329,8 +329,8 @@ class PoseEstimator:
                               result.inliers, np.nan, result.reason)
         features = evidence.features(checkpoint.model.diameter)
         chance = score(features, checkpoint.calibration)
-        pose = Pose(result.pose.R_m2c, result.pose.t_m2c
-                    * distance_factor(features, checkpoint.calibration))
+        placed = Pose(result.pose.R_m2c, result.pose.t_m2c
+                      * distance_factor(features, checkpoint.calibration))
         # From the crop camera's frame to the real one's.
         back = Pose(crop.R_cam2crop.T, np.zeros(3))
         turn = np.kron(np.eye(2), back.R_m2c)
@@ -338,7 +338,7 @@ class PoseEstimator:
         covariance = turn @ (result.covariance * scale) @ turn.T
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
-        pose, reason = back.compose(pose), ''
+        pose, reason = back.compose(placed), ''
         if chance < self.min_score:
             pose, reason = None, f'score {chance:.2f} is below {self.min_score:.2f}'
         return ObjectPose(name, instance, pose, chance, covariance, keypoints, confidence,
