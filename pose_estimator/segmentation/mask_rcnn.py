@@ -59,8 +59,8 @@ class MaskRCNNConfig:
     """
 
     labels: tuple
-    short_side: int = 240
-    long_side: int = 320
+    short_side: int = 360
+    long_side: int = 480
     channels: int = 64
     box_features: int = 256
     mask_layers: int = 3

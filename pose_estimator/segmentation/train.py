@@ -4,7 +4,9 @@ Trains one Mask R-CNN for several objects on virtual scenes made on the fly.
     python -m pose_estimator train-segmenter config/objects/*.yaml
     python -m pose_estimator train-segmenter cup.yaml --minutes 60 --output models/cups.safetensors
 
-Ctrl-C or a kill loses at most a minute: the same command goes on from OUTPUT.resume.
+It begins with what the shipped segmenter has learned, other objects though they were. Ctrl-C or a
+kill loses at most a minute: the same command goes on from OUTPUT.resume, which stays, so that more
+--minutes train further.
 
 """
 
@@ -18,25 +20,33 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from .mask_rcnn import build_network, MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint
+from .mask_rcnn import (
+    build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint)
 from ..devices import torch_device
 from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
 
 BATCH = 4
-# Rendering costs about as much as a quarter of a step: each scene is shown several times,
-# each time cut and coloured otherwise.
-FRESH_PER_BATCH = 1
+# Width and height of what is shown, cut from scenes of the size at which the network works: objects
+# look as large as they will, at half the cost.
+CUT = 320, 240
+# Rendering a scene costs half a step: each is shown about eight times, each time cut, turned,
+# zoomed and coloured otherwise.
+STEPS_PER_FRESH = 2
 POOL = 1200
 SMALLEST_POOL = 24
 # Instances of which less is seen, in pixels and as a share, are background.
-LEAST_PIXELS, LEAST_VISIBLE = 30, 0.08
+LEAST_PIXELS, LEAST_VISIBLE = 40, 0.08
+# Of an instance at the border of a cut, this part of its pixels has to be there.
+LEAST_KEPT = 0.2
 HEAD_RATE, BODY_RATE = 1e-3, 2e-4
 WARM_UP = 100
-FROZEN_STAGES = 2
+FROZEN_STAGES = 3
 EMA_DECAY = 0.997
 SAVE_EVERY = 60.0
+# What it starts from unless told otherwise.
+SHIPPED = Path(__file__).parents[2] / 'models' / 'segmenter.safetensors'
 EVALUATED_SCENES = 150
 EVALUATION_SEED = 987654321
 
@@ -49,6 +59,9 @@ def add_arguments(parser):
                         help='how long to train, all runs together (default: %(default)s)')
     parser.add_argument('--output', type=Path, default=Path('models/segmenter.safetensors'),
                         help='weights to write (default: %(default)s)')
+    parser.add_argument('--start', metavar='FILE', default='auto',
+                        help='weights of another segmenter to begin with, or none: ImageNet alone '
+                        '(default: the shipped segmenter, where it is)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0)
 
@@ -68,7 +81,9 @@ def run(args):
         meshes[model.name] = mesh
     args.output.parent.mkdir(parents=True, exist_ok=True)
     torch_device(args.device)
-    trainer = Trainer(meshes, args.output, args.device, args.seed)
+    start = {'none': None, 'auto': SHIPPED if SHIPPED.is_file() else None}.get(
+        args.start, args.start)
+    trainer = Trainer(meshes, args.output, args.device, args.seed, start)
     try:
         trainer.train(60 * args.minutes)
     except KeyboardInterrupt:
@@ -77,14 +92,14 @@ def run(args):
         return 130
     scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, args.device)
     command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
-               + f' --minutes {args.minutes:g} --output {args.output}')
+               + f' --minutes {args.minutes:g} --output {args.output}'
+               + (f' --start {args.start}' if args.start != 'auto' else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
-             'scenes': trainer.fresh, 'threads': torch.get_num_threads(), 'scores': scores}
+             'scenes': trainer.fresh, 'start': trainer.before, 'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
     card.write_text(model_card(trainer.config, facts))
-    trainer.state_path.unlink(missing_ok=True)
     print(f'{args.output} and {card} written')
     return 0
 
@@ -92,13 +107,15 @@ def run(args):
 class SceneStream(IterableDataset):
     """Endless virtual scenes, drawn in a process of their own."""
 
-    def __init__(self, meshes, seed):
+    def __init__(self, meshes, seed, width, height):
         self.meshes = meshes
         self.seed = seed
+        self.width, self.height = width, height
 
     def __iter__(self):
         cv2.setNumThreads(1)
-        maker = SceneMaker(self.meshes, np.random.default_rng(self.seed))
+        maker = SceneMaker(self.meshes, np.random.default_rng(self.seed), self.width,
+                           self.height)
         while True:
             scene, names = maker.scene()
             yield example(scene, names, maker.names)
@@ -136,19 +153,44 @@ def example(scene, names, order):
 
 
 def vary(image, ids, rng):
-    """Return an example's image and ids turned, shifted, zoomed and coloured a little."""
+    """
+    Return a cut of an example, turned, zoomed and coloured a little, mostly around an instance.
+
+    Parameters
+    ----------
+    image : array of uint8, shape (H, W, 3)
+    ids : array of uint8, shape (H, W)
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    image : array of uint8, shape (CUT[1], CUT[0], 3)
+    ids : array of uint8, shape (CUT[1], CUT[0])
+        Instances of which too little is left are 0.
+
+    """
     height, width = ids.shape
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 6),
-                                   np.exp(rng.normal(0, 0.18)))
-    turn[:, 2] += rng.normal(0, 0.06, 2) * (width, height)
-    image = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR,
-                           borderMode=cv2.BORDER_REFLECT)
-    ids = cv2.warpAffine(ids, turn, (width, height), flags=cv2.INTER_NEAREST,
-                         borderMode=cv2.BORDER_REFLECT)
+    pixels = np.bincount(ids.ravel())
+    present = np.flatnonzero(pixels[1:]) + 1
+    zoom = np.exp(rng.normal(0, 0.18))
+    middle = np.array([width, height]) * rng.uniform(0.2, 0.8, 2)
+    if len(present) and rng.random() < 0.9:
+        y, x = np.nonzero(ids == rng.choice(present))
+        middle = np.array([x.mean(), y.mean()]) + rng.uniform(-0.4, 0.4, 2) * CUT / zoom
+    # Little of the cut lies beyond the scene's border.
+    reach = 0.45 * np.array(CUT) / zoom
+    middle = np.clip(middle, np.minimum(reach, (width / 2, height / 2)),
+                     np.maximum((width, height) - reach, (width / 2, height / 2)))
+    turn = cv2.getRotationMatrix2D(middle.tolist(), rng.normal(0, 5), zoom)
+    turn[:, 2] += np.array(CUT) / 2 - middle
+    image = cv2.warpAffine(image, turn, CUT, flags=cv2.INTER_LINEAR,
+                           borderMode=cv2.BORDER_REPLICATE)
+    ids = cv2.warpAffine(ids, turn, CUT, flags=cv2.INTER_NEAREST)
+    left = np.bincount(ids.ravel(), minlength=len(pixels))
+    ids[(left < LEAST_KEPT * zoom ** 2 * pixels)[ids]] = 0
     gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
     table = np.clip(np.arange(256)[:, None] * gains + rng.normal(0, 8), 0, 255)
-    channels = np.arange(3)
-    return table.astype(np.uint8)[image, channels], ids
+    return table.astype(np.uint8)[image, np.arange(3)], ids
 
 
 def targets(image, ids, classes, device):
@@ -182,10 +224,12 @@ class Trainer:
         Trained so far.
     step, fresh : int
         Batches, and scenes drawn for them.
+    before : dict or None
+        What the training started from: 'labels', 'minutes' and 'threads' of that training.
 
     """
 
-    def __init__(self, meshes, output, device, seed):
+    def __init__(self, meshes, output, device, seed, start=None):
         self.meshes = meshes
         self.device = device
         self.seed = seed
@@ -194,12 +238,18 @@ class Trainer:
         torch.manual_seed(seed)
         self.network = build_network(self.config)
         self.average = build_network(self.config).requires_grad_(False)
+        # A cut is shown as it is.
+        self.network.transform.min_size, self.network.transform.max_size = (CUT[1],), CUT[0]
         self.seconds, self.step, self.fresh = 0.0, 0, 0
         body = self.network.backbone.body
         state = self._load_state()
+        self.before = None
         if state is None:
             body.load_imagenet()
+            if start is not None:
+                self.before = self._start_from(start)
         else:
+            self.before = state['before']
             self.network.load_state_dict(state['network'])
         self.network.to(device)
         self.average.to(device)
@@ -218,6 +268,21 @@ class Trainer:
             self.seconds, self.step = state['seconds'], state['step']
             self.fresh = state['fresh']
             print(f'going on from {self.state_path}: {self.seconds / 60:.1f} min done')
+
+    def _start_from(self, path):
+        """Take another segmenter's weights, all but those of its classes; return its facts."""
+        other, config, facts = load_checkpoint(path)
+        mine = self.network.state_dict()
+        theirs = {name: value for name, value in other.state_dict().items()
+                  if 'box_predictor' not in name and 'mask_fcn_logits' not in name
+                  and name in mine and mine[name].shape == value.shape}
+        if not theirs:
+            raise InputError(f'--start: expected weights of a network like this one, got none '
+                             f'that fit from {path}')
+        self.network.load_state_dict(theirs, strict=False)
+        print(f'starting from {path}: {len(theirs)} of {len(mine)} arrays')
+        return {'labels': list(config.labels),
+                **{key: facts.get(key) for key in ('minutes', 'threads')}}
 
     def _load_state(self):
         if not self.state_path.exists():
@@ -240,14 +305,15 @@ class Trainer:
         torch.save({'labels': list(self.config.labels), 'network': self.network.state_dict(),
                     'average': self.average.state_dict(),
                     'optimizer': self.optimizer.state_dict(), 'seconds': self.seconds,
-                    'step': self.step, 'fresh': self.fresh}, partial)
+                    'step': self.step, 'fresh': self.fresh, 'before': self.before}, partial)
         partial.replace(self.state_path)
 
     def train(self, seconds):
         """Train until so many seconds are spent, those of earlier runs included."""
         from tqdm import tqdm
         # Going on with the seed of the start would show the same scenes again.
-        stream = SceneStream(self.meshes, [self.seed, self.step])
+        stream = SceneStream(self.meshes, [self.seed, self.step], self.config.long_side,
+                             self.config.short_side)
         source = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8,
                                  multiprocessing_context='spawn'))
         rng = np.random.default_rng([self.seed, self.step, 1])
@@ -259,12 +325,12 @@ class Trainer:
                   bar_format='{l_bar}{bar}| {n:.0f}/{total} s{postfix}') as bar:
             saved = last = time.monotonic()
             while self.seconds < seconds:
-                for _ in range(FRESH_PER_BATCH if len(pool) >= SMALLEST_POOL
-                               else SMALLEST_POOL):
+                due = self.step % STEPS_PER_FRESH == 0
+                for _ in range(due if len(pool) >= SMALLEST_POOL else SMALLEST_POOL):
                     pool.append(next(source))
                     self.fresh += 1
-                chosen = [pool[-1 - i] for i in range(FRESH_PER_BATCH)]
-                chosen += [pool[i] for i in rng.integers(0, len(pool), BATCH - FRESH_PER_BATCH)]
+                chosen = [pool[-1]] * due
+                chosen += [pool[i] for i in rng.integers(0, len(pool), BATCH - due)]
                 losses.append(self._step(chosen, rng, min(self.seconds / seconds, 1)))
                 now = time.monotonic()
                 self.seconds += now - last
@@ -280,6 +346,7 @@ class Trainer:
                 if now - saved > SAVE_EVERY:
                     self.save_state()
                     saved = now
+        self.save_state()
 
     def _step(self, examples, rng, progress):
         """Learn from a batch; return the losses of class, box, mask and proposals."""
@@ -322,7 +389,8 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
     from tqdm import tqdm
     segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], config.short_side,
                                   config.long_side, device, min_score)
-    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED))
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), config.long_side,
+                       config.short_side)
     wanted, found, overlaps = Counter(), Counter(), dict.fromkeys(config.labels, 0.0)
     wrong, wrong_empty, empty = 0, 0, 0
     for _ in tqdm(range(count), desc='held-back scenes', leave=False):
