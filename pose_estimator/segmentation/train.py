@@ -28,8 +28,8 @@ from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
 
 BATCH = 4
-# Width and height of what is shown, cut from scenes of the size at which the network works: objects
-# look as large as they will, at half the cost.
+# Width and height of what is shown, cut from scenes of the size at which the network works:
+# objects look as large as they will, at half the cost.
 CUT = 320, 240
 # Rendering a scene costs half a step: each is shown about eight times, each time cut, turned,
 # zoomed and coloured otherwise.
@@ -96,7 +96,8 @@ def run(args):
                + (f' --start {args.start}' if args.start != 'auto' else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
-             'scenes': trainer.fresh, 'start': trainer.before, 'threads': torch.get_num_threads(), 'scores': scores}
+             'scenes': trainer.fresh, 'start': trainer.before,
+             'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
     card.write_text(model_card(trainer.config, facts))
@@ -159,8 +160,11 @@ def vary(image, ids, rng):
     Parameters
     ----------
     image : array of uint8, shape (H, W, 3)
+        See example.
     ids : array of uint8, shape (H, W)
+        See example.
     rng : numpy.random.Generator
+        Source of chance.
 
     Returns
     -------
