@@ -282,7 +282,7 @@ class SceneMaker:
         self._casters = [RayCaster(mesh) for mesh in meshes.values()]
         self._resting = {id(caster): resting_directions(caster.mesh)
                          for caster in self._casters}
-        self._bodies = [RayCaster(random_body(rng)) for _ in range(40)]
+        self._bodies = [RayCaster(random_body(rng, most_parts=5)) for _ in range(40)]
 
     def scene(self):
         """
@@ -297,7 +297,7 @@ class SceneMaker:
         """
         rng = self.rng
         # One distractor is made anew each time, so that they never run out.
-        self._bodies[rng.integers(len(self._bodies))] = RayCaster(random_body(rng))
+        self._bodies[rng.integers(len(self._bodies))] = RayCaster(random_body(rng, most_parts=5))
         # Ray casting gives hard edges; drawing finer and shrinking softens them.
         finer = float(rng.choice([1.25, 1.5, 2], p=(0.4, 0.45, 0.15)))
         width, height = int(self.width * finer), int(self.height * finer)
