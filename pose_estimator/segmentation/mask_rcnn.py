@@ -315,6 +315,9 @@ class MaskRCNNSegmenter:
         self._min_score = min_score
         self._network.roi_heads.score_thresh = min_score
         self.runtime = runtime or fastest(self._device)
+        if self.runtime not in RUNTIMES:
+            raise InputError(f'runtime: expected one of {", ".join(RUNTIMES)}, got '
+                             f'{self.runtime!r}')
         self._dense = RUNTIMES[self.runtime](DensePart(self._network).eval())
         self._mean, self._spread = (
             torch.tensor(values, device=self._device).view(1, 3, 1, 1)

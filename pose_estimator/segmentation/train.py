@@ -12,6 +12,7 @@ kill loses at most a minute: the same command goes on from OUTPUT.resume, which 
 
 from collections import Counter, deque
 from datetime import date
+import os
 from pathlib import Path
 import time
 
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from .mask_rcnn import (
     build_network, copy_fitting, early_layers, load_checkpoint, load_pretrained, MaskRCNNConfig,
     MaskRCNNSegmenter, save_checkpoint, VARIANTS)
-from ..devices import torch_device
+from ..devices import processor_name, torch_device
 from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
@@ -47,7 +48,7 @@ EMA_DECAY = 0.997
 SAVE_EVERY = 60.0
 # What it starts from unless told otherwise.
 SHIPPED = Path(__file__).parents[2] / 'models' / 'segmenter.safetensors'
-EVALUATED_SCENES = 150
+EVALUATED_SCENES, EMPTY_SCENES = 150, 100
 EVALUATION_SEED = 987654321
 
 
@@ -100,6 +101,7 @@ def run(args):
                + (f' --start {args.start}' if args.start != 'auto' else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
+             'machine': f'{processor_name()}, {os.cpu_count()} cores',
              'scenes': trainer.fresh, 'start': trainer.before,
              'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
@@ -402,7 +404,7 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
     scores : dict
         Per object 'recall' (mask IoU of 0.5, instances seen to 40 % or more), 'iou' (mean of
         those found); 'false' (detections an image that match no instance at IoU 0.5);
-        'false_empty' (the same on scenes without any known object).
+        'false_empty' (the same on EMPTY_SCENES scenes without any known object).
 
     """
     from tqdm import tqdm
@@ -411,7 +413,7 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
     maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), config.long_side,
                        config.short_side)
     wanted, found, overlaps = Counter(), Counter(), dict.fromkeys(config.labels, 0.0)
-    wrong, wrong_empty, empty = 0, 0, 0
+    wrong = 0
     for _ in tqdm(range(count), desc='held-back scenes', leave=False):
         scene, names = maker.scene()
         instances = segmenter.segment(scene.image)
@@ -433,17 +435,19 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
                     overlaps[instance.label] += best
             else:
                 wrong += 1
-                wrong_empty += not names
-        empty += not names
         for index, name in enumerate(names):
             wanted[name] += bool(scene.visible[index] >= 0.4
                                  and truth[index].sum() >= LEAST_PIXELS)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), config.long_side,
+                       config.short_side, empty=1.0)
+    wrong_empty = sum(len(segmenter.segment(maker.scene()[0].image))
+                      for _ in range(EMPTY_SCENES))
     return {'objects': {name: {'instances': wanted[name],
                                'recall': round(found[name] / max(wanted[name], 1), 3),
                                'iou': round(overlaps[name] / max(found[name], 1), 3)}
                         for name in config.labels},
             'scenes': count, 'min_score': min_score, 'false': round(wrong / count, 3),
-            'empty_scenes': empty, 'false_empty': round(wrong_empty / max(empty, 1), 3)}
+            'empty_scenes': EMPTY_SCENES, 'false_empty': round(wrong_empty / EMPTY_SCENES, 3)}
 
 
 def model_card(config, facts):
@@ -451,15 +455,22 @@ def model_card(config, facts):
     scores = facts['scores']
     rows = '\n'.join(f'| {name} | {one["instances"]} | {one["recall"]:.3f} | {one["iou"]:.3f} |'
                      for name, one in scores['objects'].items())
+    before = facts.get('start')
+    start = '' if before is None else (
+        f"\n- Started from: the segmenter of {', '.join(before['labels'])} ({before['minutes']} "
+        f"minutes,\n  {before['threads']} CPU threads)")
+    network = "torchvision's maskrcnn_resnet50_fpn_v2"
+    if config.variant == 'fast':
+        network = ('Mask R-CNN with EfficientNet-Lite0 (ImageNet weights) and a feature pyramid '
+                   f'of\n{config.channels} channels')
     return f"""# Segmenter of {', '.join(config.labels)}
 
-Mask R-CNN with EfficientNet-Lite0 (ImageNet weights) and a feature pyramid of {config.channels}
-channels; images are resized to {config.long_side} x {config.short_side}.
+{network}; images are resized to {config.long_side} x {config.short_side}.
 
 - Command: `{facts['command']}`
-- Date: {facts['date']}
+- Date, machine: {facts['date']}; {facts.get('machine', 'unknown')}
 - Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, {facts['steps']} steps of
-  {BATCH} images
+  {BATCH} images{start}
 - Data: {facts['scenes']} virtual scenes made on the fly from the objects' meshes, procedural
   backgrounds and distractors; no photographs
 
@@ -469,9 +480,9 @@ On {scores['scenes']} held-back virtual scenes, at a score of {scores['min_score
 |---|---|---|---|
 {rows}
 
-False detections an image: {scores['false']:.3f}; on the {scores['empty_scenes']} scenes without
-any known object: {scores['false_empty']:.3f}.
+False detections an image: {scores['false']:.3f}; on {scores['empty_scenes']} scenes without any
+known object: {scores['false_empty']:.3f}.
 
 These scenes come from the generator that made the training's: they tell nothing about
-photographs.
+photographs; docs/segmentation.md does.
 """
