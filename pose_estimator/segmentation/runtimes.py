@@ -8,6 +8,7 @@ what DensePart.forward returns, in float32. RUNTIMES names them; `make bench` co
 import copy
 import importlib.util
 import tempfile
+import warnings
 
 import torch
 from torch import nn
@@ -128,7 +129,8 @@ def _by_size(compile_for):
         if size not in ready:
             while len(ready) >= MOST_SIZES:
                 del ready[next(iter(ready))]
-            with torch.inference_mode(False):
+            with torch.inference_mode(False), warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # of tracing, which is what both packages read
                 ready[size] = compile_for(images)
         return ready[size](images)
     return run
