@@ -99,15 +99,14 @@ class MaskRCNNConfig:
 class _LiteFPN(nn.Module):
     """EfficientNet-Lite0 with a feature pyramid at strides 4 to 64."""
 
-    # Faster on CPUs than torch's usual order of values.
-    memory_format = torch.channels_last
-
     def __init__(self, channels):
         super().__init__()
         self.body = EfficientNetLite0()
         self.fpn = FeaturePyramidNetwork(self.body.channels, channels,
                                          extra_blocks=LastLevelMaxPool())
         self.out_channels = channels
+        # Faster on CPUs than torch's usual order of values.
+        self.memory_format = torch.channels_last
 
     def forward(self, x):
         return self.fpn(self.body(x.contiguous(memory_format=self.memory_format)))
