@@ -19,7 +19,7 @@ import time
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 
 from .mask_rcnn import (
     build_network, copy_fitting, early_layers, load_checkpoint, load_pretrained, MaskRCNNConfig,
@@ -29,7 +29,8 @@ from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
 
-BATCH = 4
+# Images in a step, on a CPU and on a GPU; beside a GPU each core but one draws scenes.
+BATCH, GPU_BATCH = 4, 16
 # What is shown are cuts, so long in sides of scenes that have the size at which the network works:
 # objects look as large as they will, at half the cost.
 CUT = 2 / 3
@@ -60,6 +61,9 @@ def add_arguments(parser):
                         help='how long to train, all runs together (default: %(default)s)')
     parser.add_argument('--output', type=Path, default=Path('models/segmenter.safetensors'),
                         help='weights to write (default: %(default)s)')
+    parser.add_argument('--backgrounds', type=Path, metavar='DIR',
+                        help='photographs (.jpg, .png) without the objects, to stand behind them '
+                        'in half of the scenes (default: none, procedural pictures alone)')
     parser.add_argument('--variant', choices=tuple(VARIANTS), default='fast',
                         help='fast: EfficientNet-Lite0, for CPUs; accurate: ResNet-50 FPN v2, for '
                         'GPUs (default: %(default)s)')
@@ -87,7 +91,8 @@ def run(args):
     torch_device(args.device)
     shipped = SHIPPED if args.variant == 'fast' and SHIPPED.is_file() else None
     start = {'none': None, 'auto': shipped}.get(args.start, args.start)
-    trainer = Trainer(meshes, args.output, args.device, args.seed, start, args.variant)
+    trainer = Trainer(meshes, args.output, args.device, args.seed, start, args.variant,
+                      photographs(args.backgrounds))
     try:
         trainer.train(60 * args.minutes)
     except KeyboardInterrupt:
@@ -97,12 +102,13 @@ def run(args):
     scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, args.device)
     command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
                + f' --minutes {args.minutes:g} --output {args.output}'
+               + (f' --backgrounds {args.backgrounds}' if args.backgrounds else '')
                + (f' --variant {args.variant}' if args.variant != 'fast' else '')
                + (f' --start {args.start}' if args.start != 'auto' else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
              'machine': f'{processor_name()}, {os.cpu_count()} cores',
-             'scenes': trainer.fresh, 'start': trainer.before,
+             'batch': trainer.batch, 'scenes': trainer.fresh, 'start': trainer.before,
              'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
@@ -111,18 +117,32 @@ def run(args):
     return 0
 
 
-class SceneStream(IterableDataset):
-    """Endless virtual scenes, drawn in a process of their own."""
+def photographs(folder):
+    """Return the paths of the pictures in a folder, () for None."""
+    if folder is None:
+        return ()
+    found = tuple(str(path) for path in sorted(folder.rglob('*'))
+                  if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
+    if not found:
+        raise InputError(f'--backgrounds: expected a folder with .jpg or .png, got {folder}')
+    return found
 
-    def __init__(self, meshes, seed, width, height):
+
+class SceneStream(IterableDataset):
+    """Endless virtual scenes, drawn in processes of their own, each from a seed of its own."""
+
+    def __init__(self, meshes, seed, width, height, backgrounds=()):
         self.meshes = meshes
+        self.backgrounds = backgrounds
         self.seed = seed
         self.width, self.height = width, height
 
     def __iter__(self):
         cv2.setNumThreads(1)
-        maker = SceneMaker(self.meshes, np.random.default_rng(self.seed), self.width,
-                           self.height)
+        worker = get_worker_info()
+        seed = [*np.atleast_1d(self.seed), 0 if worker is None else worker.id]
+        maker = SceneMaker(self.meshes, np.random.default_rng(seed), self.width, self.height,
+                           backgrounds=self.backgrounds)
         while True:
             scene, names = maker.scene()
             yield example(scene, names, maker.names)
@@ -236,6 +256,8 @@ class Trainer:
         Trained so far.
     step, fresh : int
         Batches, and scenes drawn for them.
+    batch : int
+        Images in a step.
     cut : (int, int)
         Width and height of what is shown.
     before : dict or None
@@ -243,9 +265,13 @@ class Trainer:
 
     """
 
-    def __init__(self, meshes, output, device, seed, start=None, variant='fast'):
+    def __init__(self, meshes, output, device, seed, start=None, variant='fast',
+                 backgrounds=()):
         self.meshes = meshes
+        self.backgrounds = backgrounds
         self.device = device
+        self.is_on_cpu = torch.device(device).type == 'cpu'
+        self.batch = BATCH if self.is_on_cpu else GPU_BATCH
         self.seed = seed
         self.config = MaskRCNNConfig.of_variant(variant, tuple(meshes))
         self.state_path = output.with_name(output.name + '.resume')
@@ -333,8 +359,9 @@ class Trainer:
         # Going on with the seed of the start would show the same scenes again.
         stream = SceneStream(self.meshes, [self.seed, self.step], self.config.long_side,
                              self.config.short_side)
-        source = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8,
-                                 multiprocessing_context='spawn'))
+        workers = 1 if self.is_on_cpu else max((os.cpu_count() or 2) - 1, 1)
+        source = iter(DataLoader(stream, batch_size=None, num_workers=workers,
+                                 prefetch_factor=8, multiprocessing_context='spawn'))
         rng = np.random.default_rng([self.seed, self.step, 1])
         pool = deque(maxlen=POOL)
         self.network.train()
@@ -344,12 +371,13 @@ class Trainer:
                   bar_format='{l_bar}{bar}| {n:.0f}/{total} s{postfix}') as bar:
             saved = last = time.monotonic()
             while self.seconds < seconds:
-                due = self.step % STEPS_PER_FRESH == 0
+                # A GPU has processes enough to be shown half of the images for the first time.
+                due = self.step % STEPS_PER_FRESH == 0 if self.is_on_cpu else self.batch // 2
                 for _ in range(due if len(pool) >= SMALLEST_POOL else SMALLEST_POOL):
                     pool.append(next(source))
                     self.fresh += 1
-                chosen = [pool[-1]] * due
-                chosen += [pool[i] for i in rng.integers(0, len(pool), BATCH - due)]
+                chosen = [pool[-1 - i] for i in range(due)]
+                chosen += [pool[i] for i in rng.integers(0, len(pool), self.batch - due)]
                 losses.append(self._step(chosen, rng, min(self.seconds / seconds, 1)))
                 now = time.monotonic()
                 self.seconds += now - last
@@ -361,7 +389,7 @@ class Trainer:
                 bar.set_postfix_str(
                     f'step {self.step} loss {mean.sum():.3f} (class {mean[0]:.3f} box '
                     f'{mean[1]:.3f} mask {mean[2]:.3f} rpn {mean[3]:.3f}) '
-                    f'{BATCH / per_step:.1f} img/s, {left / 60:.1f} min left', refresh=False)
+                    f'{self.batch / per_step:.1f} img/s, {left / 60:.1f} min left', refresh=False)
                 if now - saved > SAVE_EVERY:
                     self.save_state()
                     saved = now
@@ -470,7 +498,7 @@ def model_card(config, facts):
 - Command: `{facts['command']}`
 - Date, machine: {facts['date']}; {facts.get('machine', 'unknown')}
 - Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, {facts['steps']} steps of
-  {BATCH} images{start}
+  {facts.get('batch', BATCH)} images{start}
 - Data: {facts['scenes']} virtual scenes made on the fly from the objects' meshes, procedural
   backgrounds and distractors; no photographs
 

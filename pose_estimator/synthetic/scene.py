@@ -11,6 +11,7 @@ from .render import RayCaster
 from .shading import Light
 from .views import resting_directions
 from ..camera import PinholeCamera
+from ..errors import InputError
 from ..geometry import Pose, random_rotations, rotation_between
 
 # Nothing nearer to the camera than this is drawn, metres.
@@ -270,15 +271,19 @@ class SceneMaker:
         Nearest and farthest object from the camera, metres.
     empty : float
         Share of scenes that show distractors only.
+    backgrounds : sequence of path
+        Photographs to stand behind things now and then.
 
     """
 
-    def __init__(self, meshes, rng, width=320, height=240, distances=(0.35, 1.5), empty=0.08):
+    def __init__(self, meshes, rng, width=320, height=240, distances=(0.35, 1.5), empty=0.08,
+                 backgrounds=()):
         self.names = tuple(meshes)
         self.rng = rng
         self.width, self.height = width, height
         self.distances = distances
         self.empty = empty
+        self._backgrounds = tuple(backgrounds)
         self._casters = [RayCaster(mesh) for mesh in meshes.values()]
         self._resting = {id(caster): resting_directions(caster.mesh)
                          for caster in self._casters}
@@ -323,8 +328,8 @@ class SceneMaker:
             others = self._stand(clutter, camera, table, crowd, taken)
         else:
             table = None
-            background = cv2.resize(random_background(rng, self.height, self.width),
-                                    (width, height), interpolation=cv2.INTER_LINEAR)
+            background = cv2.resize(self._background(), (width, height),
+                                    interpolation=cv2.INTER_LINEAR)
             poses = [self._fly(camera) for _ in chosen]
             others = [self._fly(camera) for _ in clutter]
         names = [self.names[kind] for kind, pose in zip(kinds, poses) if pose is not None]
@@ -342,6 +347,23 @@ class SceneMaker:
         if rng.random() < 0.4:
             image = uneven_light(image, rng)
         return Scene(photograph(image, rng), ids, drawn.visible, depth), names
+
+    def _background(self):
+        """Return a picture of the image's size: part of a photograph, or a procedural one."""
+        rng = self.rng
+        if not self._backgrounds or rng.random() < 0.5:
+            return random_background(rng, self.height, self.width)
+        path = self._backgrounds[rng.integers(len(self._backgrounds))]
+        picture = cv2.imread(path, cv2.IMREAD_COLOR)
+        if picture is None:
+            raise InputError(f'{path}: expected a picture, got a file that cannot be read as one')
+        height, width = picture.shape[:2]
+        part = min(width / self.width, height / self.height) * rng.uniform(0.4, 1)
+        wide, high = max(int(self.width * part), 1), max(int(self.height * part), 1)
+        left, top = rng.integers(0, width - wide + 1), rng.integers(0, height - high + 1)
+        cut = picture[top:top + high, left:left + wide, ::-1]
+        return cv2.resize(np.ascontiguousarray(cut), (self.width, self.height),
+                          interpolation=cv2.INTER_AREA)
 
     def _distance(self):
         low, high = np.log(self.distances)
@@ -383,8 +405,7 @@ class SceneMaker:
             top = random_background(rng, size, size)
         else:
             top = random_texture(rng, size, size)
-        wall = cv2.resize(random_background(rng, self.height, self.width),
-                          (camera.width, camera.height))
+        wall = cv2.resize(self._background(), (camera.width, camera.height))
         middle = table.along(np.array([[0, 0, 1.0]]))[0]
         across = np.cross(table.normal, rng.normal(0, 1, 3))
         across /= np.linalg.norm(across)
