@@ -354,7 +354,8 @@ def add_arguments(parser):
                         help='only these BOP numbers (default: all)')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, ... (default: %(default)s)')
     parser.add_argument('--output', type=Path, metavar='JSON',
-                        help='where to write what was found, for evaluate --detections')
+                        help='where to write what was found at the threshold, for evaluate '
+                        '--detections')
     parser.add_argument('--json', type=Path, metavar='FILE', help='where to write the table too')
 
 
@@ -387,7 +388,8 @@ def run(args):
         coco.add(instances, truths, height, width)
         numbers = {label: number for number, label in names.items()}
         entries += [_entry(scene_id, image_id, numbers[one.label], one, seconds[-1])
-                    for one in instances if one.label in numbers]
+                    for one in instances if one.label in numbers
+                    and one.score >= args.min_score]
     table = _report(args, dataset, names, what, scores, coco,
                     seconds if args.detections is None else None)
     if args.output is not None:

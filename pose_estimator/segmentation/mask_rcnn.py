@@ -92,8 +92,9 @@ class MaskRCNNConfig:
     @classmethod
     def of_variant(cls, variant, labels):
         """Return the config of a named variant."""
-        sides = {'short_side': 480, 'long_side': 640} if variant == 'accurate' else {}
-        return cls(labels, variant, **sides)
+        if variant == 'accurate':
+            return cls(labels, variant, short_side=480, long_side=640)
+        return cls(labels, variant)
 
 
 class _LiteFPN(nn.Module):

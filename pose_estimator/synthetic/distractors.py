@@ -42,7 +42,7 @@ def random_body(rng, texture_size=96, most_parts=1):
         if part:
             points = (points * rng.uniform(0.15, 1, 3)) @ _turn(rng).T
             points = points + rng.uniform(-0.5, 0.5, 3)
-        faces.append(corners + sum(map(len, vertices)))
+        faces.append(corners + sum(len(other) for other in vertices))
         vertices.append(points)
         # The textures of the two materials stand side by side.
         uv.append((places + (part % 2, 0)) / (min(parts, 2), 1))
