@@ -97,7 +97,9 @@ def match(instances, truths):
     Parameters
     ----------
     instances : list of Instance
+        What was found.
     truths : list of TrueObject
+        What is there.
 
     Returns
     -------

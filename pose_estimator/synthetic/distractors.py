@@ -30,7 +30,7 @@ def random_body(rng, texture_size=96, most_parts=1):
         Metres; z is up, the origin is in the middle.
 
     """
-    parts = 1
+    parts, count = 1, 0
     if most_parts > 1 and rng.random() < 0.45:
         parts = int(rng.integers(2, most_parts + 1))
     vertices, uv, faces = [], [], []
@@ -42,7 +42,8 @@ def random_body(rng, texture_size=96, most_parts=1):
         if part:
             points = (points * rng.uniform(0.15, 1, 3)) @ _turn(rng).T
             points = points + rng.uniform(-0.5, 0.5, 3)
-        faces.append(corners + sum(len(other) for other in vertices))
+        faces.append(corners + count)
+        count += len(points)
         vertices.append(points)
         # The textures of the two materials stand side by side.
         uv.append((places + (part % 2, 0)) / (min(parts, 2), 1))
