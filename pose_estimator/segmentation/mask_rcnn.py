@@ -322,6 +322,8 @@ class MaskRCNNSegmenter:
         self._mean, self._spread = (
             torch.tensor(values, device=self._device).view(1, 3, 1, 1)
             for values in (network.transform.image_mean, network.transform.image_std))
+        if self.runtime != 'eager':  # what has to be compiled is, before the first image comes
+            self._detect(np.zeros((short_side, long_side, 3), np.uint8))
 
     @classmethod
     def from_checkpoint(cls, path, device='cpu', min_score=0.5, class_map=None, runtime=None):

@@ -7,6 +7,7 @@ what DensePart.forward returns, in float32. RUNTIMES names them; `make bench` co
 
 import copy
 import importlib.util
+import sys
 import tempfile
 import warnings
 
@@ -121,12 +122,14 @@ def _frozen(dense):
 
 
 def _by_size(compile_for):
-    """Return a function of images that compiles at the first of each size."""
+    """Return a function of images that compiles at the first of each size, and says so."""
     ready = {}
 
     def run(images):
         size = tuple(images.shape)
         if size not in ready:
+            print(f'compiling the segmenter for images of {size[3]} x {size[2]}, which takes '
+                  'seconds', file=sys.stderr, flush=True)
             while len(ready) >= MOST_SIZES:
                 del ready[next(iter(ready))]
             with torch.inference_mode(False), warnings.catch_warnings():
