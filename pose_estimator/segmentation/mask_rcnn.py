@@ -70,14 +70,14 @@ class MaskRCNNConfig:
 
     labels: tuple
     variant: str = 'fast'
-    short_side: int = 360
-    long_side: int = 480
+    short_side: int = 480
+    long_side: int = 640
     channels: int = 64
     box_features: int = 256
     mask_layers: int = 3
     anchor_sizes: tuple = (16, 32, 64, 120, 200)
     anchor_ratios: tuple = (0.5, 1.0, 2.0)
-    proposals: int = 60
+    proposals: int = 100
     detections: int = 20
 
     def __post_init__(self):
@@ -88,13 +88,6 @@ class MaskRCNNConfig:
         if self.variant not in VARIANTS:
             raise InputError(f'variant: expected one of {", ".join(VARIANTS)}, got '
                              f'{self.variant!r}')
-
-    @classmethod
-    def of_variant(cls, variant, labels):
-        """Return the config of a named variant."""
-        if variant == 'accurate':
-            return cls(labels, variant, short_side=480, long_side=640)
-        return cls(labels, variant)
 
 
 class _LiteFPN(nn.Module):

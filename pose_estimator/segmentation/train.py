@@ -31,9 +31,9 @@ from ..synthetic.scene import SceneMaker
 
 # Images in a step, on a CPU and on a GPU; beside a GPU each core but one draws scenes.
 BATCH, GPU_BATCH = 4, 16
-# What is shown are cuts, so long in sides of scenes that have the size at which the network works:
-# objects look as large as they will, at half the cost.
-CUT = 2 / 3
+# Sides of scenes, and of the cuts of them that are shown, over those of the images at work: far
+# things are found better in larger images (docs/segmentation.md), and small cuts cost less.
+SCENE, CUT = 3 / 4, 1 / 2
 # Rendering a scene costs half a step: each is shown about eight times, each time cut, turned,
 # zoomed and coloured otherwise.
 STEPS_PER_FRESH = 2
@@ -244,6 +244,11 @@ def targets(image, ids, classes, device):
         'masks': torch.from_numpy(stacked).to(device)}
 
 
+def scene_size(config):
+    """Return width and height of the scenes for a MaskRCNNConfig."""
+    return round(SCENE * config.long_side), round(SCENE * config.short_side)
+
+
 class Trainer:
     """
     One training, resumable.
@@ -273,7 +278,7 @@ class Trainer:
         self.is_on_cpu = torch.device(device).type == 'cpu'
         self.batch = BATCH if self.is_on_cpu else GPU_BATCH
         self.seed = seed
-        self.config = MaskRCNNConfig.of_variant(variant, tuple(meshes))
+        self.config = MaskRCNNConfig(tuple(meshes), variant)
         self.state_path = output.with_name(output.name + '.resume')
         torch.manual_seed(seed)
         self.network = build_network(self.config)
@@ -438,8 +443,8 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
     from tqdm import tqdm
     segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], config.short_side,
                                   config.long_side, device, min_score)
-    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), config.long_side,
-                       config.short_side)
+    size = scene_size(config)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), *size)
     wanted, found, overlaps = Counter(), Counter(), dict.fromkeys(config.labels, 0.0)
     wrong = 0
     for _ in tqdm(range(count), desc='held-back scenes', leave=False):
@@ -466,8 +471,7 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
         for index, name in enumerate(names):
             wanted[name] += bool(scene.visible[index] >= 0.4
                                  and truth[index].sum() >= LEAST_PIXELS)
-    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), config.long_side,
-                       config.short_side, empty=1.0)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), *size, empty=1.0)
     wrong_empty = sum(len(segmenter.segment(maker.scene()[0].image))
                       for _ in range(EMPTY_SCENES))
     return {'objects': {name: {'instances': wanted[name],
