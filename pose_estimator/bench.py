@@ -45,7 +45,7 @@ def run(args):
     print(f'{processor_name()}, {cores} cores')
     if args.only is None:
         _crops_and_poses(models, cores)
-    _segmenters(models, cores)
+    _segmenters(models)
     return 0
 
 
@@ -69,10 +69,10 @@ def _crops_and_poses(models, cores):
         print(f'  {name:45}  median {median:6.1f} ms')
 
 
-def _segmenters(models, cores):
+def _segmenters(models):
     for weights in sorted(models.glob('*segmenter.safetensors'))[:1]:
-        print(f'\n{weights.name}, an image of 640 x 480, {cores} threads:')
-        for name, (median, late) in segmenter_milliseconds(weights, cores).items():
+        print(f'\n{weights.name}, an image of 640 x 480, one thread:')
+        for name, (median, late) in segmenter_milliseconds(weights).items():
             print(f'  {name:45}  median {median:6.0f} ms, 95 % {late:6.0f} ms')
         print(f'  peak memory of this process so far: {peak_megabytes():.0f} MB')
         median, late = stock_milliseconds()
@@ -142,12 +142,12 @@ def network_milliseconds(models):
     return times
 
 
-def segmenter_milliseconds(weights, threads):
+def segmenter_milliseconds(weights):
     """Return median and 95th percentile of the time for an image of the demo, by runtime."""
     import torch
     from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
     from .segmentation.runtimes import fastest, RUNTIMES
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     image = DemoScene(0).frame(1.0).image
     times = {}
     for runtime in ('eager, channels first', *RUNTIMES):
@@ -164,7 +164,7 @@ def segmenter_milliseconds(weights, threads):
                                       config.short_side, config.long_side, runtime=name)
         shown = f'{runtime} (default)' if runtime == fastest('cpu') else runtime
         try:
-            times[shown] = _times(lambda: segmenter.segment(image))
+            times[shown] = _times(lambda: segmenter.segment(image), repeats=15)
         except RuntimeError as error:  # torch.compile wants a C++ compiler
             print(f'  {name}: {str(error).splitlines()[0][:60]}')
     return times
@@ -181,7 +181,7 @@ def stock_milliseconds():
     def call():
         with torch.inference_mode():
             network([image])
-    return _times(call, 1, 5)
+    return _times(call, 1, 3)
 
 
 def peak_megabytes():

@@ -174,11 +174,11 @@ def load_pretrained(network, config):
     return True
 
 
-def copy_fitting(network, state):
-    """Take all weights of a state dict but those of its classes; return how many fit."""
+def copy_fitting(network, state, with_classes=False):
+    """Take the weights of a state dict, those of its classes if wanted; return how many fit."""
     mine = network.state_dict()
     fitting = {name: value for name, value in state.items()
-               if 'box_predictor' not in name and 'mask_fcn_logits' not in name
+               if (with_classes or 'box_predictor' not in name and 'mask_fcn_logits' not in name)
                and name in mine and mine[name].shape == value.shape}
     network.load_state_dict(fitting, strict=False)
     return len(fitting)

@@ -321,7 +321,8 @@ class Trainer:
     def _start_from(self, path):
         """Take another segmenter's weights, all but those of its classes; return its facts."""
         other, config, facts = load_checkpoint(path)
-        count = copy_fitting(self.network, other.state_dict())
+        count = copy_fitting(self.network, other.state_dict(),
+                             config.labels == self.config.labels)
         if not count:
             raise InputError(f'--start: expected weights of a network like this one, got none '
                              f'that fit from {path}')
