@@ -16,8 +16,6 @@ from ..geometry import Pose, random_rotations, rotation_between
 
 # Nothing nearer to the camera than this is drawn, metres.
 NEAREST = 0.05
-# Share of the clutter that has colours of the objects.
-DISGUISED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +104,7 @@ def render_scene(objects, camera, light, background, occluders=(), table=None, p
     table : Plane
         Where given, all bodies throw a soft shadow upon it.
     paints : sequence of callable
-        One for each object, then occluder, where given: takes albedo and returns the one to
-        draw, (N, 3) RGB.
+        One for each object, where given: takes albedo and returns the one to draw, (N, 3) RGB.
 
     Returns
     -------
@@ -249,30 +246,6 @@ def random_paint(rng):
     return paint
 
 
-def disguise(rng, palette):
-    """Return a paint in one of a palette's colours (N, 3), RGB, that keeps the pattern."""
-    color = palette[rng.integers(len(palette))] * np.exp(rng.normal(0, 0.2))
-    color = np.clip(color + rng.normal(0, 15, 3), 0, 255).astype(np.float32)
-    strength = np.float32(rng.uniform(0, 0.8))
-
-    def paint(albedo):
-        grey = albedo.astype(np.float32).mean(-1, keepdims=True) / 128
-        return np.clip(color * (1 + strength * (grey - 1)), 0, 255)
-
-    return paint
-
-
-def mesh_palette(mesh, rng, count=40):
-    """Return colours (count, 3), RGB, of random places of a mesh."""
-    if mesh.texture is not None:
-        pixels = mesh.texture.reshape(-1, mesh.texture.shape[-1])[:, :3]
-    elif mesh.colors is not None:
-        pixels = mesh.colors[:, :3]
-    else:
-        pixels = np.full((1, 3), 180)
-    return pixels[rng.integers(0, len(pixels), count)].astype(np.float32)
-
-
 def uneven_light(image, rng):
     """Return the image (H, W, 3) darker in places, some with an edge, as real lamps light it."""
     height, width = image.shape[:2]
@@ -314,7 +287,6 @@ class SceneMaker:
         self._casters = [RayCaster(mesh) for mesh in meshes.values()]
         self._resting = {id(caster): resting_directions(caster.mesh)
                          for caster in self._casters}
-        self._palette = np.concatenate([mesh_palette(mesh, rng) for mesh in meshes.values()])
         self._bodies = [RayCaster(random_body(rng, most_parts=5)) for _ in range(40)]
 
     def scene(self):
@@ -364,11 +336,8 @@ class SceneMaker:
         objects = [pair for pair in zip(chosen, poses) if pair[1] is not None]
         occluders = [pair for pair in zip(clutter, others) if pair[1] is not None]
         occluders += [self._before(pose) for _, pose in objects if rng.random() < 0.3]
-        paints = [random_paint(rng) for _ in objects]
-        # Some clutter has the objects' colours, else colour alone would tell what is an object.
-        paints += [disguise(rng, self._palette) if rng.random() < DISGUISED else np.asarray
-                   for _ in occluders]
-        drawn = render_scene(objects, camera, light, background, occluders, table, paints)
+        drawn = render_scene(objects, camera, light, background, occluders, table,
+                             [random_paint(rng) for _ in objects])
         image, ids, depth = drawn.image, drawn.ids, drawn.depth
         if finer > 1:
             size = self.width, self.height
