@@ -5,9 +5,11 @@ Timings on this machine: virtual data, pose stage, segmenter.
 
 """
 
+import importlib.util
 import multiprocessing
 import os
 from pathlib import Path
+import resource
 import time
 
 import numpy as np
@@ -31,6 +33,7 @@ USUAL = {'input_size': 256, 'heatmap_size': 64, 'width': 256, 'growth': 0}
 
 def add_arguments(parser):
     """Declare the command's arguments."""
+    parser.add_argument('--only', choices=('segmenter',), help='leave out the rest')
     parser.add_argument('--models', type=Path, metavar='DIR',
                         help='weights (default: those that the package ships)')
 
@@ -39,7 +42,15 @@ def run(args):
     """Run the command; return its exit code."""
     models = args.models or assets.find('models')
     cores = len(os.sched_getaffinity(0))
-    print(f'{processor_name()}, {cores} cores\n\nvirtual crops of the cup, one process a core:')
+    print(f'{processor_name()}, {cores} cores')
+    if args.only is None:
+        _crops_and_poses(models, cores)
+    _segmenters(models)
+    return 0
+
+
+def _crops_and_poses(models, cores):
+    print('\nvirtual crops of the cup, one process a core:')
     for network_input, size in (('mask', 64), ('mask', 128), ('rgb_mask', 64),
                                 ('rgb_mask', 128)):
         with multiprocessing.get_context('spawn').Pool(cores) as pool:
@@ -56,11 +67,17 @@ def run(args):
     print(f'\nnetwork alone, {len(LOOKS)} looks at one crop, one thread:')
     for name, median in network_milliseconds(models).items():
         print(f'  {name:45}  median {median:6.1f} ms')
-    weights = models / 'segmenter.safetensors'
-    if weights.is_file():
-        median, late = segmenter_milliseconds(weights)
-        print(f'\nsegmenter, 640 x 480: median {median:.0f} ms, 95 % {late:.0f} ms')
-    return 0
+
+
+def _segmenters(models):
+    for weights in sorted(models.glob('*segmenter.safetensors'))[:1]:
+        print(f'\n{weights.name}, an image of 640 x 480, one thread:')
+        for name, (median, late) in segmenter_milliseconds(weights).items():
+            print(f'  {name:45}  median {median:6.0f} ms, 95 % {late:6.0f} ms')
+        print(f'  peak memory of this process so far: {peak_megabytes():.0f} MB')
+        median, late = stock_milliseconds()
+        print(f'  {"torchvision maskrcnn_resnet50_fpn":45}  median {median:6.0f} ms, 95 % '
+              f'{late:6.0f} ms')
 
 
 def crops_per_second(network_input, size):
@@ -126,18 +143,57 @@ def network_milliseconds(models):
 
 
 def segmenter_milliseconds(weights):
-    """Return median and 95th percentile of the time for an image of the demo."""
-    from .segmentation.mask_rcnn import MaskRCNNSegmenter
-    segmenter = MaskRCNNSegmenter.from_checkpoint(weights)
+    """Return median and 95th percentile of the time for an image of the demo, by runtime."""
+    import torch
+    from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
+    from .segmentation.runtimes import fastest, RUNTIMES
+    torch.set_num_threads(1)
     image = DemoScene(0).frame(1.0).image
-    return _times(lambda: segmenter.segment(image))
+    times = {}
+    for runtime in ('eager, channels first', *RUNTIMES):
+        name = runtime.split(',')[0]
+        package = name.split()[0]
+        if package in ('onnxruntime', 'openvino') and importlib.util.find_spec(package) is None:
+            print(f'  {name}: not installed')
+            continue
+        network, config, _ = load_checkpoint(weights)
+        if 'first' in runtime:
+            network.backbone.memory_format = torch.contiguous_format
+            network.to(memory_format=torch.contiguous_format)
+        segmenter = MaskRCNNSegmenter(network, ['background', *config.labels],
+                                      config.short_side, config.long_side, runtime=name)
+        shown = f'{runtime} (default)' if runtime == fastest('cpu') else runtime
+        try:
+            times[shown] = _times(lambda: segmenter.segment(image), repeats=15)
+        except RuntimeError as error:  # torch.compile wants a C++ compiler
+            print(f'  {name}: {str(error).splitlines()[0][:60]}')
+    return times
 
 
-def _times(call):
-    for _ in range(3):
+def stock_milliseconds():
+    """Return the times of torchvision's usual Mask R-CNN, random weights, for such an image."""
+    import torch
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+    torch.manual_seed(0)
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    image = torch.from_numpy(DemoScene(0).frame(1.0).image).permute(2, 0, 1).float() / 255
+
+    def call():
+        with torch.inference_mode():
+            network([image])
+    return _times(call, 1, 3)
+
+
+def peak_megabytes():
+    """Return the most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _times(call, warm_ups=3, repeats=REPEATS):
+    for _ in range(warm_ups):
         call()
     taken = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         started = time.perf_counter()
         call()
         taken.append(1e3 * (time.perf_counter() - started))

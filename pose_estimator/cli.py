@@ -12,6 +12,7 @@ COMMANDS = {
     'train': ('keypoints.train', 'a keypoint model from a mesh'),
     'calibrate': ('keypoints.calibrate', 'the score of a trained model, fitted anew'),
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
+    'evaluate-segmenter': ('evaluate_segmenter', 'boxes and masks on a BOP data set'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),
     'accuracy': ('accuracy', 'the tables of docs/accuracy.md'),
     'stability': ('stability', 'how steady poses are in a virtual video'),

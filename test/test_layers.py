@@ -47,6 +47,7 @@ LAYERS = {
     'bench': 3,
     'cli': 3,
     'evaluate': 3,
+    'evaluate_segmenter': 3,
     'keypoints.calibrate': 3,
     'keypoints.report': 3,
     'keypoints.train': 3,

@@ -1,8 +1,10 @@
 """Virtual scenes and the demo's moving one."""
 
+import cv2
 import numpy as np
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.demo.meshes import builtin_mesh
+from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose
 from pose_estimator.synthetic.backgrounds import background_bank
 import pytest
@@ -12,7 +14,8 @@ pytest.importorskip('embreex')
 from pose_estimator.demo.scene import DemoScene, NAMES  # noqa: E402, I100
 from pose_estimator.synthetic.distractors import random_body  # noqa: E402
 from pose_estimator.synthetic.render import RayCaster  # noqa: E402
-from pose_estimator.synthetic.scene import Light, render_scene, SceneMaker  # noqa: E402
+from pose_estimator.synthetic.scene import (  # noqa: E402
+    Light, random_paint, render_scene, SceneMaker)
 
 CAMERA = PinholeCamera(np.array([[150, 0, 80], [0, 150, 60], [0, 0, 1.0]]), 160, 120)
 LIGHT = Light(np.full(3, 0.5), np.array([[0, 0, -1.0]]), np.full((1, 3), 0.5))
@@ -69,10 +72,43 @@ def test_scene_maker_is_repeatable_and_varied():
     assert len(counts) > 2
 
 
+def test_scenes_before_photographs(tmp_path):
+    path = tmp_path / 'green.png'
+    cv2.imwrite(str(path), np.full((50, 90, 3), (0, 250, 0), np.uint8))
+    maker = SceneMaker({'cup': builtin_mesh('cup')}, np.random.default_rng(5), 96, 72,
+                       backgrounds=[str(path)])
+    pictures = [maker._background() for _ in range(10)]
+    green = [np.all(one == (0, 250, 0)) for one in pictures]
+    assert 0 < sum(green) < 10 and {one.shape for one in pictures} == {(72, 96, 3)}
+    path.write_text('no picture')
+    with pytest.raises(InputError, match='picture'):
+        for _ in range(10):
+            maker._background()
+
+
+def test_crowded_and_empty_scenes():
+    meshes = {name: builtin_mesh(name) for name in NAMES}
+    maker = SceneMaker(meshes, np.random.default_rng(3), 96, 72, empty=0.0)
+    drawn = [maker.scene() for _ in range(12)]
+    hidden = np.concatenate([scene.visible for scene, _ in drawn])
+    assert (hidden < 0.5).any() and (hidden > 0.9).any()
+    empty = SceneMaker(meshes, np.random.default_rng(3), 96, 72, empty=1.0)
+    assert all(not names and not scene.ids.any() for scene, names in
+               (empty.scene() for _ in range(3)))
+
+
+def test_paint_changes_colours_within_bounds():
+    rng = np.random.default_rng(0)
+    albedo = rng.integers(0, 256, (50, 3), dtype=np.uint8)
+    painted = [random_paint(rng)(albedo) for _ in range(5)]
+    assert all(one.shape == (50, 3) and one.min() >= 0 and one.max() <= 255 for one in painted)
+    assert all(np.abs(one - albedo).mean() > 1 for one in painted)
+
+
 def test_random_bodies_are_closed_in_size():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        mesh = random_body(rng)
+        mesh = random_body(rng, most_parts=5)
         assert np.isfinite(mesh.normals).all() and np.isfinite(mesh.uv).all()
         assert 0.029 < np.ptp(mesh.vertices, axis=0).max() < 0.301
 

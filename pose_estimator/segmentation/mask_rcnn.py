@@ -1,8 +1,9 @@
 """Mask R-CNN (He et al. 2017): torchvision's, with a light backbone or with COCO weights."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import asdict, dataclass
 import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -11,14 +12,18 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
 import torch
 from torch import nn
+from torch.nn import functional
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .backbone import EfficientNetLite0, IMAGE_MEAN, IMAGE_STD
+from .runtimes import DensePart, fastest, LEVELS, RUNTIMES
 from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
@@ -27,6 +32,9 @@ FORMAT = 'pose_estimator segmenter 1'
 # A pixel shows one object: of two masks that share more than this part of the smaller one, the
 # better scored stays.
 SAME_THING = 0.6
+# Stages of EfficientNet-Lite0 that keep their ImageNet weights: what edges and textures are, real
+# photographs taught better than virtual ones.
+FROZEN_STAGES = 3
 COCO_CLASS_MAP = {'book': 'book', 'bottle': 'bottle', 'cup': 'cup'}
 
 
@@ -39,6 +47,8 @@ class MaskRCNNConfig:
     ----------
     labels : tuple of str
         Names of the objects, in the order of the classes 1, 2, ...
+    variant : str
+        One of VARIANTS; what follows the two sides is of 'fast' alone.
     short_side, long_side : int
         An image is resized to fit within these, pixels.
     channels : int
@@ -59,14 +69,15 @@ class MaskRCNNConfig:
     """
 
     labels: tuple
-    short_side: int = 240
-    long_side: int = 320
+    variant: str = 'fast'
+    short_side: int = 480
+    long_side: int = 640
     channels: int = 64
     box_features: int = 256
     mask_layers: int = 3
     anchor_sizes: tuple = (16, 32, 64, 120, 200)
     anchor_ratios: tuple = (0.5, 1.0, 2.0)
-    proposals: int = 60
+    proposals: int = 100
     detections: int = 20
 
     def __post_init__(self):
@@ -74,6 +85,9 @@ class MaskRCNNConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise InputError(f'labels: expected different names, got {self.labels}')
+        if self.variant not in VARIANTS:
+            raise InputError(f'variant: expected one of {", ".join(VARIANTS)}, got '
+                             f'{self.variant!r}')
 
 
 class _LiteFPN(nn.Module):
@@ -85,9 +99,11 @@ class _LiteFPN(nn.Module):
         self.fpn = FeaturePyramidNetwork(self.body.channels, channels,
                                          extra_blocks=LastLevelMaxPool())
         self.out_channels = channels
+        # Faster on CPUs than torch's usual order of values.
+        self.memory_format = torch.channels_last
 
     def forward(self, x):
-        return self.fpn(self.body(x.contiguous(memory_format=torch.channels_last)))
+        return self.fpn(self.body(x.contiguous(memory_format=self.memory_format)))
 
 
 def build_network(config):
@@ -97,6 +113,18 @@ def build_network(config):
     Class 0 is the background, class i + 1 is config.labels[i].
 
     """
+    return VARIANTS[config.variant](config)
+
+
+def _accurate(config):
+    """Return torchvision's maskrcnn_resnet50_fpn_v2."""
+    return maskrcnn_resnet50_fpn_v2(
+        weights=None, weights_backbone=None, num_classes=len(config.labels) + 1,
+        min_size=config.short_side, max_size=config.long_side)
+
+
+def _fast(config):
+    """Return a light one: EfficientNet-Lite0, narrow heads, few proposals."""
     classes = len(config.labels) + 1
     anchors = AnchorGenerator(tuple((size,) for size in config.anchor_sizes),
                               (config.anchor_ratios,) * len(config.anchor_sizes))
@@ -116,6 +144,52 @@ def build_network(config):
         mask_head=MaskRCNNHeads(config.channels, (config.channels,) * config.mask_layers, 1),
         mask_predictor=MaskRCNNPredictor(config.channels, config.channels, classes))
     return network.to(memory_format=torch.channels_last)
+
+
+VARIANTS = {'fast': _fast, 'accurate': _accurate}
+
+
+def load_pretrained(network, config):
+    """
+    Give a new network the weights that its variant starts from.
+
+    'fast' takes ImageNet's, which come with a package. 'accurate' takes torchvision's COCO
+    weights, all but those of the classes, where they can be downloaded, and says so where not.
+
+    Returns
+    -------
+    pretrained : bool
+
+    """
+    if config.variant == 'fast':
+        network.backbone.body.load_imagenet()
+        return True
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights as Weights
+    try:
+        state = Weights.DEFAULT.get_state_dict(progress=False)
+    except (OSError, RuntimeError) as error:
+        print(f'starting from random weights: {Weights.DEFAULT.url} cannot be had ({error})')
+        return False
+    copy_fitting(network, state)
+    return True
+
+
+def copy_fitting(network, state, with_classes=False):
+    """Take the weights of a state dict, those of its classes if wanted; return how many fit."""
+    mine = network.state_dict()
+    fitting = {name: value for name, value in state.items()
+               if (with_classes or 'box_predictor' not in name and 'mask_fcn_logits' not in name)
+               and name in mine and mine[name].shape == value.shape}
+    network.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def early_layers(network, config):
+    """Return the modules whose pretrained weights are kept as they are."""
+    body = network.backbone.body
+    if config.variant == 'fast':
+        return [body.stem, *body.stages[:FROZEN_STAGES]]
+    return [body.conv1, body.bn1, body.layer1]
 
 
 def save_checkpoint(path, network, config, **facts):
@@ -203,17 +277,20 @@ class MaskRCNNSegmenter:
     class_map : dict of name -> label, or None
         What the segmenter's classes are called outside; a class that it lacks is ignored and
         counted. None keeps all names.
+    runtime : str
+        One of runtimes.RUNTIMES; default: the fastest that is there.
 
     Attributes
     ----------
     labels : tuple of str
+    runtime : str
     ignored : Counter
         How often each unmapped class was detected.
 
     """
 
     def __init__(self, network, names, short_side, long_side, device='cpu', min_score=0.5,
-                 class_map=None):
+                 class_map=None, runtime=None):
         unknown = sorted(set(class_map or ()) - set(names[1:]))
         if unknown:
             raise InputError(f'class_map: expected classes of the segmenter '
@@ -225,18 +302,28 @@ class MaskRCNNSegmenter:
                            else dict(class_map))
         self.labels = tuple(dict.fromkeys(self._class_map.values()))
         self.ignored = Counter()
-        self._sides = short_side, long_side
+        self._sides, self._is_reduced = (short_side, long_side), False
         self._device = torch_device(device)
         self._network = network.to(self._device).eval()
         self._min_score = min_score
         self._network.roi_heads.score_thresh = min_score
+        self.runtime = runtime or fastest(self._device)
+        if self.runtime not in RUNTIMES:
+            raise InputError(f'runtime: expected one of {", ".join(RUNTIMES)}, got '
+                             f'{self.runtime!r}')
+        self._dense = RUNTIMES[self.runtime](DensePart(self._network).eval())
+        self._mean, self._spread = (
+            torch.tensor(values, device=self._device).view(1, 3, 1, 1)
+            for values in (network.transform.image_mean, network.transform.image_std))
+        if self.runtime != 'eager':  # what has to be compiled is, before the first image comes
+            self._detect(np.zeros((short_side, long_side, 3), np.uint8))
 
     @classmethod
-    def from_checkpoint(cls, path, device='cpu', min_score=0.5, class_map=None):
+    def from_checkpoint(cls, path, device='cpu', min_score=0.5, class_map=None, runtime=None):
         """Return the segmenter of a file that train-segmenter wrote."""
         network, config, _ = load_checkpoint(path)
         return cls(network, ['background', *config.labels], config.short_side,
-                   config.long_side, device, min_score, class_map)
+                   config.long_side, device, min_score, class_map, runtime)
 
     @classmethod
     def coco(cls, device='cpu', min_score=0.5, class_map=None):
@@ -264,7 +351,7 @@ class MaskRCNNSegmenter:
 
         Parameters
         ----------
-        image : array of uint8, shape (H, W, 3)
+        image : array of uint8, shape (H, W, 3) or, grey, (H, W)
             RGB, at least 16 x 16.
 
         Returns
@@ -272,14 +359,37 @@ class MaskRCNNSegmenter:
         instances : list of Instance
             Best score first, ids counted from 1.
 
+        Raises
+        ------
+        InputError
+            For anything else, and when the GPU's memory does not suffice: at the first time a
+            smaller input is tried, and kept.
+
         """
         image = np.asarray(image)
+        if image.ndim == 2 and image.dtype == np.uint8:
+            image = np.repeat(image[..., None], 3, 2)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise InputError(f'image: expected RGB of uint8, shape (H, W, 3), got '
                              f'{image.dtype} of shape {image.shape}')
         height, width = image.shape[:2]
         if min(height, width) < 16:
             raise InputError(f'image: expected at least 16 x 16 pixels, got {width} x {height}')
+        try:
+            return self._find(image)
+        except torch.cuda.OutOfMemoryError as error:
+            if self._is_reduced:
+                raise InputError(f'image: expected less than the memory of {self._device} holds, '
+                                 f'got {width} x {height}') from error
+        self._is_reduced = True
+        self._sides = tuple(side * 2 // 3 for side in self._sides)
+        logging.getLogger(__name__).warning(
+            'out of memory on %s: images are reduced to %d x %d from now on', self._device,
+            *self._sides[::-1])
+        return self.segment(image)
+
+    def _find(self, image):
+        height, width = image.shape[:2]
         short, long = self._sides
         scale = min(short / min(height, width), long / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -318,21 +428,33 @@ class MaskRCNNSegmenter:
             Probability over the box.
 
         """
+        height, width = image.shape[:2]
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-        tensor = tensor.permute(2, 0, 1).float() / 255
-        network = self._network
-        images, _ = network.transform([tensor])
-        features = network.backbone(images.tensors)
-        proposals, _ = network.rpn(images, features)
-        found, _ = network.roi_heads(features, proposals, images.image_sizes)
+        tensor = (tensor.permute(2, 0, 1)[None].float() / 255 - self._mean) / self._spread
+        # Sides that are multiples of 32, as the strides want it.
+        padded = functional.pad(tensor, (0, -width % 32, 0, -height % 32))
+        images = ImageList(padded, [(height, width)])
+        outputs = list(self._dense(padded))
+        count = len(LEVELS)
+        features = OrderedDict(zip(LEVELS, outputs[:count]))
+        proposals = self._proposals(images, features, outputs[count:2 * count],
+                                    outputs[2 * count:])
+        found, _ = self._network.roi_heads(features, proposals, images.image_sizes)
         found = {key: value.float().cpu().numpy() for key, value in found[0].items()}
-        # The transform leaves the size as it is but for rounding.
-        rounding = np.array(image.shape[1::-1]) / images.image_sizes[0][::-1]
         order = np.argsort(-found['scores'], kind='stable')
         order = order[found['scores'][order] >= self._min_score]
-        return (found['boxes'][order] * np.tile(rounding, 2),
+        return (found['boxes'][order],
                 [self._names[int(index)] for index in found['labels'][order]],
                 found['scores'][order], found['masks'][order, 0])
+
+    def _proposals(self, images, features, objectness, changes):
+        """Return where something may be, a list of one tensor (N, 4): RegionProposalNetwork's."""
+        rpn = self._network.rpn
+        anchors = rpn.anchor_generator(images, list(features.values()))
+        counts = [one[0].numel() for one in objectness]
+        objectness, changes = concat_box_prediction_layers(objectness, changes)
+        boxes = rpn.box_coder.decode(changes, anchors).view(1, -1, 4)
+        return rpn.filter_proposals(boxes, objectness, images.image_sizes, counts)[0]
 
 
 def paste_mask(mask, box, factors, width, height, threshold=0.5):

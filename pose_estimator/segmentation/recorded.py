@@ -112,6 +112,17 @@ class RecordedSegmenter:
         return found
 
 
+def encode_rle(mask):
+    """Return COCO's uncompressed run-length code of a mask (H, W): decode_rle's counterpart."""
+    flat = np.concatenate([[0], np.asarray(mask, np.int8).ravel(order='F'), [0]])
+    # Where runs begin and end, runs of 1 that reach the last pixel included.
+    changes = np.flatnonzero(np.diff(flat))
+    counts = np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+    if counts[-1] == 0:
+        counts.pop()
+    return {'size': list(mask.shape), 'counts': counts}
+
+
 def decode_rle(segmentation, where='segmentation'):
     """
     Return the mask (H, W) of COCO's uncompressed run-length code.

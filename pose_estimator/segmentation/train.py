@@ -4,40 +4,52 @@ Trains one Mask R-CNN for several objects on virtual scenes made on the fly.
     python -m pose_estimator train-segmenter config/objects/*.yaml
     python -m pose_estimator train-segmenter cup.yaml --minutes 60 --output models/cups.safetensors
 
-Ctrl-C or a kill loses at most a minute: the same command goes on from OUTPUT.resume.
+It begins with what the shipped segmenter has learned, other objects though they were. Ctrl-C or a
+kill loses at most a minute: the same command goes on from OUTPUT.resume, which stays, so that more
+--minutes train further.
 
 """
 
 from collections import Counter, deque
 from datetime import date
+import os
 from pathlib import Path
 import time
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 
-from .mask_rcnn import build_network, MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint
-from ..devices import torch_device
+from .mask_rcnn import (
+    build_network, copy_fitting, early_layers, load_checkpoint, load_pretrained, MaskRCNNConfig,
+    MaskRCNNSegmenter, save_checkpoint, VARIANTS)
+from ..devices import processor_name, torch_device
 from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
 
-BATCH = 4
-# Rendering costs about as much as a quarter of a step: each scene is shown several times,
-# each time cut and coloured otherwise.
-FRESH_PER_BATCH = 1
+# Images in a step, on a CPU and on a GPU; beside a GPU each core but one draws scenes.
+BATCH, GPU_BATCH = 4, 16
+# Sides of scenes, and of the cuts of them that are shown, over those of the images at work: far
+# things are found better in larger images (docs/segmentation.md), and small cuts cost less.
+SCENE, CUT = 3 / 4, 1 / 2
+# Rendering a scene costs half a step: each is shown about eight times, each time cut, turned,
+# zoomed and coloured otherwise.
+STEPS_PER_FRESH = 2
 POOL = 1200
 SMALLEST_POOL = 24
 # Instances of which less is seen, in pixels and as a share, are background.
-LEAST_PIXELS, LEAST_VISIBLE = 30, 0.08
+LEAST_PIXELS, LEAST_VISIBLE = 40, 0.08
+# Of an instance at the border of a cut, this part of its pixels has to be there.
+LEAST_KEPT = 0.2
 HEAD_RATE, BODY_RATE = 1e-3, 2e-4
 WARM_UP = 100
-FROZEN_STAGES = 2
 EMA_DECAY = 0.997
 SAVE_EVERY = 60.0
-EVALUATED_SCENES = 150
+# What it starts from unless told otherwise.
+SHIPPED = Path(__file__).parents[2] / 'models' / 'segmenter.safetensors'
+EVALUATED_SCENES, EMPTY_SCENES = 150, 100
 EVALUATION_SEED = 987654321
 
 
@@ -49,6 +61,15 @@ def add_arguments(parser):
                         help='how long to train, all runs together (default: %(default)s)')
     parser.add_argument('--output', type=Path, default=Path('models/segmenter.safetensors'),
                         help='weights to write (default: %(default)s)')
+    parser.add_argument('--backgrounds', type=Path, metavar='DIR',
+                        help='photographs (.jpg, .png) without the objects, to stand behind them '
+                        'in half of the scenes (default: none, procedural pictures alone)')
+    parser.add_argument('--variant', choices=tuple(VARIANTS), default='fast',
+                        help='fast: EfficientNet-Lite0, for CPUs; accurate: ResNet-50 FPN v2, for '
+                        'GPUs (default: %(default)s)')
+    parser.add_argument('--start', metavar='FILE', default='auto',
+                        help='weights of another segmenter to begin with, or none: ImageNet alone '
+                        '(default: the shipped segmenter, where it is)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0)
 
@@ -68,7 +89,10 @@ def run(args):
         meshes[model.name] = mesh
     args.output.parent.mkdir(parents=True, exist_ok=True)
     torch_device(args.device)
-    trainer = Trainer(meshes, args.output, args.device, args.seed)
+    shipped = SHIPPED if args.variant == 'fast' and SHIPPED.is_file() else None
+    start = {'none': None, 'auto': shipped}.get(args.start, args.start)
+    trainer = Trainer(meshes, args.output, args.device, args.seed, start, args.variant,
+                      photographs(args.backgrounds))
     try:
         trainer.train(60 * args.minutes)
     except KeyboardInterrupt:
@@ -77,28 +101,48 @@ def run(args):
         return 130
     scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, args.device)
     command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
-               + f' --minutes {args.minutes:g} --output {args.output}')
+               + f' --minutes {args.minutes:g} --output {args.output}'
+               + (f' --backgrounds {args.backgrounds}' if args.backgrounds else '')
+               + (f' --variant {args.variant}' if args.variant != 'fast' else '')
+               + (f' --start {args.start}' if args.start != 'auto' else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
-             'scenes': trainer.fresh, 'threads': torch.get_num_threads(), 'scores': scores}
+             'machine': f'{processor_name()}, {os.cpu_count()} cores',
+             'batch': trainer.batch, 'scenes': trainer.fresh, 'start': trainer.before,
+             'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
     card.write_text(model_card(trainer.config, facts))
-    trainer.state_path.unlink(missing_ok=True)
     print(f'{args.output} and {card} written')
     return 0
 
 
-class SceneStream(IterableDataset):
-    """Endless virtual scenes, drawn in a process of their own."""
+def photographs(folder):
+    """Return the paths of the pictures in a folder, () for None."""
+    if folder is None:
+        return ()
+    found = tuple(str(path) for path in sorted(folder.rglob('*'))
+                  if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
+    if not found:
+        raise InputError(f'--backgrounds: expected a folder with .jpg or .png, got {folder}')
+    return found
 
-    def __init__(self, meshes, seed):
+
+class SceneStream(IterableDataset):
+    """Endless virtual scenes, drawn in processes of their own, each from a seed of its own."""
+
+    def __init__(self, meshes, seed, width, height, backgrounds=()):
         self.meshes = meshes
+        self.backgrounds = backgrounds
         self.seed = seed
+        self.width, self.height = width, height
 
     def __iter__(self):
         cv2.setNumThreads(1)
-        maker = SceneMaker(self.meshes, np.random.default_rng(self.seed))
+        worker = get_worker_info()
+        seed = [*np.atleast_1d(self.seed), 0 if worker is None else worker.id]
+        maker = SceneMaker(self.meshes, np.random.default_rng(seed), self.width, self.height,
+                           backgrounds=self.backgrounds)
         while True:
             scene, names = maker.scene()
             yield example(scene, names, maker.names)
@@ -135,20 +179,50 @@ def example(scene, names, order):
     return scene.image, ids, np.array(classes, np.int64)
 
 
-def vary(image, ids, rng):
-    """Return an example's image and ids turned, shifted, zoomed and coloured a little."""
+def vary(image, ids, rng, size):
+    """
+    Return a cut of an example, turned, zoomed and coloured a little, mostly around an instance.
+
+    Parameters
+    ----------
+    image : array of uint8, shape (H, W, 3)
+        See example.
+    ids : array of uint8, shape (H, W)
+        See example.
+    rng : numpy.random.Generator
+        Source of chance.
+    size : (int, int)
+        Width w and height h of the cut.
+
+    Returns
+    -------
+    image : array of uint8, shape (h, w, 3)
+    ids : array of uint8, shape (h, w)
+        Instances of which too little is left are 0.
+
+    """
     height, width = ids.shape
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 6),
-                                   np.exp(rng.normal(0, 0.18)))
-    turn[:, 2] += rng.normal(0, 0.06, 2) * (width, height)
-    image = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR,
-                           borderMode=cv2.BORDER_REFLECT)
-    ids = cv2.warpAffine(ids, turn, (width, height), flags=cv2.INTER_NEAREST,
-                         borderMode=cv2.BORDER_REFLECT)
+    pixels = np.bincount(ids.ravel())
+    present = np.flatnonzero(pixels[1:]) + 1
+    zoom = np.exp(rng.normal(0, 0.18))
+    middle = np.array([width, height]) * rng.uniform(0.2, 0.8, 2)
+    if len(present) and rng.random() < 0.9:
+        y, x = np.nonzero(ids == rng.choice(present))
+        middle = np.array([x.mean(), y.mean()]) + rng.uniform(-0.4, 0.4, 2) * size / zoom
+    # Little of the cut lies beyond the scene's border.
+    reach = 0.45 * np.array(size) / zoom
+    middle = np.clip(middle, np.minimum(reach, (width / 2, height / 2)),
+                     np.maximum((width, height) - reach, (width / 2, height / 2)))
+    turn = cv2.getRotationMatrix2D(middle.tolist(), rng.normal(0, 5), zoom)
+    turn[:, 2] += np.array(size) / 2 - middle
+    image = cv2.warpAffine(image, turn, size, flags=cv2.INTER_LINEAR,
+                           borderMode=cv2.BORDER_REPLICATE)
+    ids = cv2.warpAffine(ids, turn, size, flags=cv2.INTER_NEAREST)
+    left = np.bincount(ids.ravel(), minlength=len(pixels))
+    ids[(left < LEAST_KEPT * zoom ** 2 * pixels)[ids]] = 0
     gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
     table = np.clip(np.arange(256)[:, None] * gains + rng.normal(0, 8), 0, 255)
-    channels = np.arange(3)
-    return table.astype(np.uint8)[image, channels], ids
+    return table.astype(np.uint8)[image, np.arange(3)], ids
 
 
 def targets(image, ids, classes, device):
@@ -170,6 +244,11 @@ def targets(image, ids, classes, device):
         'masks': torch.from_numpy(stacked).to(device)}
 
 
+def scene_size(config):
+    """Return width and height of the scenes for a MaskRCNNConfig."""
+    return round(SCENE * config.long_side), round(SCENE * config.short_side)
+
+
 class Trainer:
     """
     One training, resumable.
@@ -182,31 +261,51 @@ class Trainer:
         Trained so far.
     step, fresh : int
         Batches, and scenes drawn for them.
+    batch : int
+        Images in a step.
+    cut : (int, int)
+        Width and height of what is shown.
+    before : dict or None
+        What the training started from: 'labels', 'minutes' and 'threads' of that training.
 
     """
 
-    def __init__(self, meshes, output, device, seed):
+    def __init__(self, meshes, output, device, seed, start=None, variant='fast',
+                 backgrounds=()):
         self.meshes = meshes
+        self.backgrounds = backgrounds
         self.device = device
+        self.is_on_cpu = torch.device(device).type == 'cpu'
+        self.batch = BATCH if self.is_on_cpu else GPU_BATCH
         self.seed = seed
-        self.config = MaskRCNNConfig(tuple(meshes))
+        self.config = MaskRCNNConfig(tuple(meshes), variant)
         self.state_path = output.with_name(output.name + '.resume')
         torch.manual_seed(seed)
         self.network = build_network(self.config)
         self.average = build_network(self.config).requires_grad_(False)
+        self.cut = (round(CUT * self.config.long_side), round(CUT * self.config.short_side))
+        # A cut is shown as it is.
+        self.network.transform.min_size = (self.cut[1],)
+        self.network.transform.max_size = self.cut[0]
         self.seconds, self.step, self.fresh = 0.0, 0, 0
-        body = self.network.backbone.body
         state = self._load_state()
+        self.before = None
         if state is None:
-            body.load_imagenet()
+            pretrained = load_pretrained(self.network, self.config)
+            if start is not None:
+                self.before = self._start_from(start)
         else:
+            self.before, pretrained = state['before'], state.get('pretrained', True)
             self.network.load_state_dict(state['network'])
+        self.pretrained = pretrained
         self.network.to(device)
         self.average.to(device)
         self.average.load_state_dict(self.network.state_dict() if state is None
                                      else state['average'])
-        for frozen in (body.stem, *body.stages[:FROZEN_STAGES]):
-            frozen.requires_grad_(False)
+        body = self.network.backbone.body
+        if pretrained:
+            for frozen in early_layers(self.network, self.config):
+                frozen.requires_grad_(False)
         tuned = [p for p in body.parameters() if p.requires_grad]
         known = {id(p) for p in body.parameters()}
         heads = [p for p in self.network.parameters() if id(p) not in known]
@@ -219,6 +318,18 @@ class Trainer:
             self.fresh = state['fresh']
             print(f'going on from {self.state_path}: {self.seconds / 60:.1f} min done')
 
+    def _start_from(self, path):
+        """Take another segmenter's weights, all but those of its classes; return its facts."""
+        other, config, facts = load_checkpoint(path)
+        count = copy_fitting(self.network, other.state_dict(),
+                             config.labels == self.config.labels)
+        if not count:
+            raise InputError(f'--start: expected weights of a network like this one, got none '
+                             f'that fit from {path}')
+        print(f'starting from {path}: {count} arrays')
+        return {'labels': list(config.labels),
+                **{key: facts.get(key) for key in ('minutes', 'threads')}}
+
     def _load_state(self):
         if not self.state_path.exists():
             return None
@@ -228,6 +339,10 @@ class Trainer:
         except Exception as error:  # noqa: B902, torch's unpickler raises whatever it meets
             raise InputError(f'{self.state_path}: expected the state of a training, got '
                              f'{type(error).__name__}; delete it to start anew') from error
+        if state.get('variant', 'fast') != self.config.variant:
+            raise InputError(f'{self.state_path}: expected a training of '
+                             f'{self.config.variant!r}, got one of another variant; delete it to '
+                             'start anew')
         if labels != list(self.config.labels):
             raise InputError(f'{self.state_path}: expected a training of '
                              f'{", ".join(self.config.labels)}, got one of '
@@ -237,19 +352,22 @@ class Trainer:
     def save_state(self):
         """Write what is needed to go on; the file is replaced in one stroke."""
         partial = self.state_path.with_name(self.state_path.name + '.part')
-        torch.save({'labels': list(self.config.labels), 'network': self.network.state_dict(),
+        torch.save({'labels': list(self.config.labels), 'variant': self.config.variant,
+                    'pretrained': self.pretrained, 'network': self.network.state_dict(),
                     'average': self.average.state_dict(),
                     'optimizer': self.optimizer.state_dict(), 'seconds': self.seconds,
-                    'step': self.step, 'fresh': self.fresh}, partial)
+                    'step': self.step, 'fresh': self.fresh, 'before': self.before}, partial)
         partial.replace(self.state_path)
 
     def train(self, seconds):
         """Train until so many seconds are spent, those of earlier runs included."""
         from tqdm import tqdm
         # Going on with the seed of the start would show the same scenes again.
-        stream = SceneStream(self.meshes, [self.seed, self.step])
-        source = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=8,
-                                 multiprocessing_context='spawn'))
+        stream = SceneStream(self.meshes, [self.seed, self.step], self.config.long_side,
+                             self.config.short_side)
+        workers = 1 if self.is_on_cpu else max((os.cpu_count() or 2) - 1, 1)
+        source = iter(DataLoader(stream, batch_size=None, num_workers=workers,
+                                 prefetch_factor=8, multiprocessing_context='spawn'))
         rng = np.random.default_rng([self.seed, self.step, 1])
         pool = deque(maxlen=POOL)
         self.network.train()
@@ -259,12 +377,13 @@ class Trainer:
                   bar_format='{l_bar}{bar}| {n:.0f}/{total} s{postfix}') as bar:
             saved = last = time.monotonic()
             while self.seconds < seconds:
-                for _ in range(FRESH_PER_BATCH if len(pool) >= SMALLEST_POOL
-                               else SMALLEST_POOL):
+                # A GPU has processes enough to be shown half of the images for the first time.
+                due = self.step % STEPS_PER_FRESH == 0 if self.is_on_cpu else self.batch // 2
+                for _ in range(due if len(pool) >= SMALLEST_POOL else SMALLEST_POOL):
                     pool.append(next(source))
                     self.fresh += 1
-                chosen = [pool[-1 - i] for i in range(FRESH_PER_BATCH)]
-                chosen += [pool[i] for i in rng.integers(0, len(pool), BATCH - FRESH_PER_BATCH)]
+                chosen = [pool[-1 - i] for i in range(due)]
+                chosen += [pool[i] for i in rng.integers(0, len(pool), self.batch - due)]
                 losses.append(self._step(chosen, rng, min(self.seconds / seconds, 1)))
                 now = time.monotonic()
                 self.seconds += now - last
@@ -276,10 +395,11 @@ class Trainer:
                 bar.set_postfix_str(
                     f'step {self.step} loss {mean.sum():.3f} (class {mean[0]:.3f} box '
                     f'{mean[1]:.3f} mask {mean[2]:.3f} rpn {mean[3]:.3f}) '
-                    f'{BATCH / per_step:.1f} img/s, {left / 60:.1f} min left', refresh=False)
+                    f'{self.batch / per_step:.1f} img/s, {left / 60:.1f} min left', refresh=False)
                 if now - saved > SAVE_EVERY:
                     self.save_state()
                     saved = now
+        self.save_state()
 
     def _step(self, examples, rng, progress):
         """Learn from a batch; return the losses of class, box, mask and proposals."""
@@ -289,7 +409,7 @@ class Trainer:
             group['lr'] = float(rate * warm * max(fall, 0.01))
         pairs = []
         for image, ids, classes in examples:
-            image, ids = vary(np.asarray(image), np.asarray(ids), rng)
+            image, ids = vary(np.asarray(image), np.asarray(ids), rng, self.cut)
             pairs.append(targets(image, ids, np.asarray(classes), self.device))
         losses = self.network(*map(list, zip(*pairs)))
         total = sum(losses.values())
@@ -302,6 +422,8 @@ class Trainer:
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self.network.parameters()):
                 mean.lerp_(value, 1 - decay)
+            for mean, value in zip(self.average.buffers(), self.network.buffers()):
+                mean.copy_(value)
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         return [values['loss_classifier'], values['loss_box_reg'], values['loss_mask'],
                 values['loss_objectness'] + values['loss_rpn_box_reg']]
@@ -316,15 +438,16 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
     scores : dict
         Per object 'recall' (mask IoU of 0.5, instances seen to 40 % or more), 'iou' (mean of
         those found); 'false' (detections an image that match no instance at IoU 0.5);
-        'false_empty' (the same on scenes without any known object).
+        'false_empty' (the same on EMPTY_SCENES scenes without any known object).
 
     """
     from tqdm import tqdm
     segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], config.short_side,
                                   config.long_side, device, min_score)
-    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED))
+    size = scene_size(config)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), *size)
     wanted, found, overlaps = Counter(), Counter(), dict.fromkeys(config.labels, 0.0)
-    wrong, wrong_empty, empty = 0, 0, 0
+    wrong = 0
     for _ in tqdm(range(count), desc='held-back scenes', leave=False):
         scene, names = maker.scene()
         instances = segmenter.segment(scene.image)
@@ -346,17 +469,18 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
                     overlaps[instance.label] += best
             else:
                 wrong += 1
-                wrong_empty += not names
-        empty += not names
         for index, name in enumerate(names):
             wanted[name] += bool(scene.visible[index] >= 0.4
                                  and truth[index].sum() >= LEAST_PIXELS)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), *size, empty=1.0)
+    wrong_empty = sum(len(segmenter.segment(maker.scene()[0].image))
+                      for _ in range(EMPTY_SCENES))
     return {'objects': {name: {'instances': wanted[name],
                                'recall': round(found[name] / max(wanted[name], 1), 3),
                                'iou': round(overlaps[name] / max(found[name], 1), 3)}
                         for name in config.labels},
             'scenes': count, 'min_score': min_score, 'false': round(wrong / count, 3),
-            'empty_scenes': empty, 'false_empty': round(wrong_empty / max(empty, 1), 3)}
+            'empty_scenes': EMPTY_SCENES, 'false_empty': round(wrong_empty / EMPTY_SCENES, 3)}
 
 
 def model_card(config, facts):
@@ -364,15 +488,22 @@ def model_card(config, facts):
     scores = facts['scores']
     rows = '\n'.join(f'| {name} | {one["instances"]} | {one["recall"]:.3f} | {one["iou"]:.3f} |'
                      for name, one in scores['objects'].items())
+    before = facts.get('start')
+    start = '' if before is None else (
+        f"\n- Started from: the segmenter of {', '.join(before['labels'])} ({before['minutes']} "
+        f"minutes,\n  {before['threads']} CPU threads)")
+    network = "torchvision's maskrcnn_resnet50_fpn_v2"
+    if config.variant == 'fast':
+        network = ('Mask R-CNN with EfficientNet-Lite0 (ImageNet weights) and a feature pyramid '
+                   f'of\n{config.channels} channels')
     return f"""# Segmenter of {', '.join(config.labels)}
 
-Mask R-CNN with EfficientNet-Lite0 (ImageNet weights) and a feature pyramid of {config.channels}
-channels; images are resized to {config.long_side} x {config.short_side}.
+{network}; images are resized to {config.long_side} x {config.short_side}.
 
 - Command: `{facts['command']}`
-- Date: {facts['date']}
+- Date, machine: {facts['date']}; {facts.get('machine', 'unknown')}
 - Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, {facts['steps']} steps of
-  {BATCH} images
+  {facts.get('batch', BATCH)} images{start}
 - Data: {facts['scenes']} virtual scenes made on the fly from the objects' meshes, procedural
   backgrounds and distractors; no photographs
 
@@ -382,9 +513,9 @@ On {scores['scenes']} held-back virtual scenes, at a score of {scores['min_score
 |---|---|---|---|
 {rows}
 
-False detections an image: {scores['false']:.3f}; on the {scores['empty_scenes']} scenes without
-any known object: {scores['false_empty']:.3f}.
+False detections an image: {scores['false']:.3f}; on {scores['empty_scenes']} scenes without any
+known object: {scores['false_empty']:.3f}.
 
 These scenes come from the generator that made the training's: they tell nothing about
-photographs.
+photographs; docs/segmentation.md does.
 """

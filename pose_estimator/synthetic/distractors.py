@@ -13,9 +13,11 @@ from ..mesh import make_mesh
 CLEAR = 0.25
 
 
-def random_body(rng, texture_size=96):
+def random_body(rng, texture_size=96, most_parts=1):
     """
-    Make a textured box, turned body or prism, 3 to 30 cm long.
+    Make a textured box, turned body or prism, or a few of these joined, 3 to 30 cm long.
+
+    Machines and tools are several parts, mostly of two materials, with gaps between them.
 
     Parameters
     ----------
@@ -23,6 +25,8 @@ def random_body(rng, texture_size=96):
         Source of chance.
     texture_size : int
         Side of its texture in pixels.
+    most_parts : int
+        How many may be joined; most bodies are one part even so.
 
     Returns
     -------
@@ -30,11 +34,35 @@ def random_body(rng, texture_size=96):
         Metres; z is up, the origin is in the middle.
 
     """
-    vertices, uv, faces = (_box, _turned, _prism)[rng.choice(3, p=(0.45, 0.35, 0.2))](rng)
-    vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2
-    vertices *= np.exp(rng.uniform(np.log(0.03), np.log(0.3))) / np.ptp(vertices, axis=0).max()
-    return make_mesh(vertices, faces, uv=uv,
-                     texture=random_texture(rng, texture_size, texture_size))
+    parts, count = 1, 0
+    if most_parts > 1 and rng.random() < 0.45:
+        parts = int(rng.integers(2, most_parts + 1))
+    vertices, uv, faces = [], [], []
+    for part in range(parts):
+        points, places, corners = (_box, _turned, _prism)[
+            rng.choice(3, p=(0.45, 0.35, 0.2))](rng)
+        points = points - (points.min(0) + points.max(0)) / 2
+        points = points / np.ptp(points, axis=0).max()
+        if part:
+            points = (points * rng.uniform(0.15, 1, 3)) @ _turn(rng).T
+            points = points + rng.uniform(-0.5, 0.5, 3)
+        faces.append(corners + count)
+        count += len(points)
+        vertices.append(points)
+        # The textures of the two materials stand side by side.
+        uv.append((places + (part % 2, 0)) / (min(parts, 2), 1))
+    joined = np.concatenate(vertices)
+    joined -= (joined.min(0) + joined.max(0)) / 2
+    joined *= np.exp(rng.uniform(np.log(0.03), np.log(0.3))) / np.ptp(joined, axis=0).max()
+    textures = [random_texture(rng, texture_size, texture_size) for _ in range(min(parts, 2))]
+    return make_mesh(joined, np.concatenate(faces), uv=np.concatenate(uv),
+                     texture=np.concatenate(textures, 1))
+
+
+def _turn(rng):
+    """Return a rotation (3, 3) about a random axis of three, by a right angle or any."""
+    angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
+    return Pose.from_rotvec(np.eye(3)[rng.integers(3)] * angle, np.zeros(3)).R_m2c
 
 
 def body_bank(rng, count, size):

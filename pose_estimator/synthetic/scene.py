@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .backgrounds import random_background, random_texture
+from .backgrounds import noise, random_background, random_texture
 from .distractors import random_body
 from .render import RayCaster
 from .shading import Light
+from .views import resting_directions
 from ..camera import PinholeCamera
+from ..errors import InputError
 from ..geometry import Pose, random_rotations, rotation_between
 
 # Nothing nearer to the camera than this is drawn, metres.
@@ -85,7 +87,7 @@ def silhouette_window(mesh, pose, camera):
     return x0, y0, x1, y1
 
 
-def render_scene(objects, camera, light, background, occluders=(), table=None):
+def render_scene(objects, camera, light, background, occluders=(), table=None, paints=()):
     """
     Draw objects and occluders before a background; the nearest surface wins.
 
@@ -101,6 +103,8 @@ def render_scene(objects, camera, light, background, occluders=(), table=None):
         RGB.
     table : Plane
         Where given, all bodies throw a soft shadow upon it.
+    paints : sequence of callable
+        One for each object, where given: takes albedo and returns the one to draw, (N, 3) RGB.
 
     Returns
     -------
@@ -128,8 +132,10 @@ def render_scene(objects, camera, light, background, occluders=(), table=None):
         place = np.s_[top:min(y1, height), left:min(x1, width)]
         mask, depth = buffer.mask[inside], buffer.depth[inside]
         wins = mask & (depth < nearest[place])
-        picture[place][wins] = light.shade(buffer.normal[inside][wins],
-                                           buffer.albedo[inside][wins])
+        albedo = buffer.albedo[inside][wins]
+        if index < len(paints):
+            albedo = paints[index](albedo)
+        picture[place][wins] = light.shade(buffer.normal[inside][wins], albedo)
         nearest[place][wins] = depth[wins]
         if index < len(objects):
             whole[index] = buffer.mask.sum()
@@ -220,6 +226,37 @@ def photograph(image, rng):
     return result
 
 
+def random_paint(rng):
+    """
+    Return a function of albedo (N, 3), RGB, that another copy of the same thing might have.
+
+    A mesh's colours come from a scanner or a drawing: brightness, contrast, saturation and hue of
+    the real thing differ.
+
+    """
+    gains = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.08, 3)).astype(np.float32)
+    gamma = np.float32(np.exp(rng.normal(0, 0.2)))
+    saturation = np.float32(rng.uniform(0.5, 1.6))
+
+    def paint(albedo):
+        color = (albedo.astype(np.float32) / 255) ** gamma
+        grey = color.mean(-1, keepdims=True)
+        return np.clip((grey + (color - grey) * saturation) * gains, 0, 1) * 255
+
+    return paint
+
+
+def uneven_light(image, rng):
+    """Return the image (H, W, 3) darker in places, some with an edge, as real lamps light it."""
+    height, width = image.shape[:2]
+    field = noise(rng, 24, 32, octaves=2, coarse=rng.uniform(1.5, 4))
+    if rng.random() < 0.5:
+        field = np.clip((field - 0.5) * rng.uniform(2, 12) + 0.5, 0, 1)
+    field = cv2.resize(1 - field * np.float32(rng.uniform(0.1, 0.5)), (width, height),
+                       interpolation=cv2.INTER_LINEAR)
+    return (image * field[..., None]).astype(np.uint8)
+
+
 class SceneMaker:
     """
     Random scenes of known objects, for training: on a table or flying, cluttered, occluded.
@@ -234,17 +271,23 @@ class SceneMaker:
         Nearest and farthest object from the camera, metres.
     empty : float
         Share of scenes that show distractors only.
+    backgrounds : sequence of path
+        Photographs to stand behind things now and then.
 
     """
 
-    def __init__(self, meshes, rng, width=320, height=240, distances=(0.35, 1.5), empty=0.15):
+    def __init__(self, meshes, rng, width=320, height=240, distances=(0.35, 1.5), empty=0.08,
+                 backgrounds=()):
         self.names = tuple(meshes)
         self.rng = rng
         self.width, self.height = width, height
         self.distances = distances
         self.empty = empty
+        self._backgrounds = tuple(backgrounds)
         self._casters = [RayCaster(mesh) for mesh in meshes.values()]
-        self._bodies = [RayCaster(random_body(rng)) for _ in range(40)]
+        self._resting = {id(caster): resting_directions(caster.mesh)
+                         for caster in self._casters}
+        self._bodies = [RayCaster(random_body(rng, most_parts=5)) for _ in range(40)]
 
     def scene(self):
         """
@@ -259,48 +302,68 @@ class SceneMaker:
         """
         rng = self.rng
         # One distractor is made anew each time, so that they never run out.
-        self._bodies[rng.integers(len(self._bodies))] = RayCaster(random_body(rng))
+        self._bodies[rng.integers(len(self._bodies))] = RayCaster(random_body(rng, most_parts=5))
         # Ray casting gives hard edges; drawing finer and shrinking softens them.
-        finer = float(rng.choice([1, 1.5, 2], p=(0.4, 0.5, 0.1)))
+        finer = float(rng.choice([1.25, 1.5, 2], p=(0.4, 0.45, 0.15)))
         width, height = int(self.width * finer), int(self.height * finer)
         focal = width * rng.uniform(0.75, 1.15)
         middle = np.array([width, height]) * rng.uniform(0.47, 0.53, 2)
         camera = PinholeCamera(np.array([[focal, 0, middle[0]], [0, focal, middle[1]],
                                          [0, 0, 1]]), width, height)
         light = Light.random(rng)
-        # Mostly a few objects, now and then many or, with distractors alone, none.
-        count = 0 if rng.random() < self.empty else int(rng.choice(
-            [1, 2, 3, 4, 5, 6], p=(0.14, 0.2, 0.28, 0.18, 0.12, 0.08)))
+        # Few objects or many; now and then, with distractors alone, none.
+        count = 0 if rng.random() < self.empty else int(rng.integers(2, 11))
         kinds = rng.integers(0, len(self.names), count)
         if count >= len(self.names) and rng.random() < 0.5:
             kinds[:len(self.names)] = np.arange(len(self.names))
         chosen = [self._casters[kind] for kind in kinds]
         clutter = [self._bodies[index] for index in
                    rng.integers(0, len(self._bodies), rng.integers(0, 9) + 3 * (count == 0))]
-        if rng.random() < 0.6:
+        if rng.random() < 0.8:
             table = self._table(camera)
             background = self._table_top(camera, table)
+            crowd = self._crowd(camera, table)
             taken = []
-            poses = self._stand(chosen, camera, table, 0.75, taken)
-            others = self._stand(clutter, camera, table, 0.4, taken)
+            poses = self._stand(chosen, camera, table, crowd, taken)
+            others = self._stand(clutter, camera, table, crowd, taken)
         else:
             table = None
-            background = cv2.resize(random_background(rng, self.height, self.width),
-                                    (width, height), interpolation=cv2.INTER_LINEAR)
+            background = cv2.resize(self._background(), (width, height),
+                                    interpolation=cv2.INTER_LINEAR)
             poses = [self._fly(camera) for _ in chosen]
             others = [self._fly(camera) for _ in clutter]
         names = [self.names[kind] for kind, pose in zip(kinds, poses) if pose is not None]
         objects = [pair for pair in zip(chosen, poses) if pair[1] is not None]
         occluders = [pair for pair in zip(clutter, others) if pair[1] is not None]
         occluders += [self._before(pose) for _, pose in objects if rng.random() < 0.3]
-        drawn = render_scene(objects, camera, light, background, occluders, table)
+        drawn = render_scene(objects, camera, light, background, occluders, table,
+                             [random_paint(rng) for _ in objects])
         image, ids, depth = drawn.image, drawn.ids, drawn.depth
         if finer > 1:
             size = self.width, self.height
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
             depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+        if rng.random() < 0.4:
+            image = uneven_light(image, rng)
         return Scene(photograph(image, rng), ids, drawn.visible, depth), names
+
+    def _background(self):
+        """Return a picture of the image's size: part of a photograph, or a procedural one."""
+        rng = self.rng
+        if not self._backgrounds or rng.random() < 0.5:
+            return random_background(rng, self.height, self.width)
+        path = self._backgrounds[rng.integers(len(self._backgrounds))]
+        picture = cv2.imread(path, cv2.IMREAD_COLOR)
+        if picture is None:
+            raise InputError(f'{path}: expected a picture, got a file that cannot be read as one')
+        height, width = picture.shape[:2]
+        part = min(width / self.width, height / self.height) * rng.uniform(0.4, 1)
+        wide, high = max(int(self.width * part), 1), max(int(self.height * part), 1)
+        left, top = rng.integers(0, width - wide + 1), rng.integers(0, height - high + 1)
+        cut = picture[top:top + high, left:left + wide, ::-1]
+        return cv2.resize(np.ascontiguousarray(cut), (self.width, self.height),
+                          interpolation=cv2.INTER_AREA)
 
     def _distance(self):
         low, high = np.log(self.distances)
@@ -321,9 +384,14 @@ class SceneMaker:
         return caster, Pose(random_rotations(rng, 1)[0], place)
 
     def _table(self, camera):
-        """Return a table in the middle of the view, seen from 12 to 85 degrees above."""
+        """
+        Return a table in the middle of the view of an upright camera, 12 to 80 degrees above.
+
+        Directions to the camera are uniform on that part of the sphere.
+
+        """
         rng = self.rng
-        elevation, roll = np.radians(rng.uniform(12, 85)), np.radians(rng.normal(0, 8))
+        elevation, roll = np.arcsin(rng.uniform(0.2, 0.985)), np.radians(rng.normal(0, 8))
         normal = np.array([np.sin(roll) * np.cos(elevation),
                            -np.cos(roll) * np.cos(elevation), -np.sin(elevation)])
         middle = np.array([0, 0, self._distance()])
@@ -337,8 +405,7 @@ class SceneMaker:
             top = random_background(rng, size, size)
         else:
             top = random_texture(rng, size, size)
-        wall = cv2.resize(random_background(rng, self.height, self.width),
-                          (camera.width, camera.height))
+        wall = cv2.resize(self._background(), (camera.width, camera.height))
         middle = table.along(np.array([[0, 0, 1.0]]))[0]
         across = np.cross(table.normal, rng.normal(0, 1, 3))
         across /= np.linalg.norm(across)
@@ -358,7 +425,27 @@ class SceneMaker:
         beyond = (facing > -1e-6) | (depth > middle[2] * rng.uniform(1.3, 3))
         return np.where(beyond[..., None], wall, top)
 
-    def _stand(self, casters, camera, table, upright, taken):
+    def _crowd(self, camera, table):
+        """
+        Return where things crowd on a table, or None: they stand wherever is room.
+
+        Returns
+        -------
+        crowd : (array of shape (3,), float, float), or None
+            Middle in the camera frame, its reach, and the height up to which things lie upon one
+            another; metres.
+
+        """
+        rng = self.rng
+        if rng.random() < 0.4:
+            return None
+        ray = camera.rays([rng.uniform(0.2, 0.8, 2) * (camera.width, camera.height)])
+        if (ray @ table.normal)[0] > -0.02:
+            return None
+        heap = rng.uniform(0.03, 0.15) if rng.random() < 0.35 else 0.0
+        return table.along(ray)[0], np.exp(rng.uniform(np.log(0.06), np.log(0.25))), heap
+
+    def _stand(self, casters, camera, table, crowd, taken):
         """
         Return a pose upon a table for each body, None where no place was found.
 
@@ -371,25 +458,46 @@ class SceneMaker:
             poses.append(None)
             vertices = caster.mesh.vertices
             radius = np.ptp(vertices, axis=0).max() / 2
-            for _ in range(6):
-                ray = camera.rays([rng.uniform(0, 1, 2) * (camera.width, camera.height)])
-                if (ray @ table.normal)[0] > -0.02:
+            heap = crowd[2] if crowd is not None else 0.0
+            for _ in range(8):
+                spot = self._spot(camera, table, crowd)
+                if spot is None:
                     continue
-                spot = table.along(ray)[0]
-                if not 0.8 * self.distances[0] < spot[2] < 1.2 * self.distances[1]:
-                    continue
+                if caster not in self._casters and spot[2] < 4 * radius:
+                    continue  # clutter that hides everything teaches nothing
                 clear = all(np.linalg.norm(spot - other) > 0.6 * (radius + reach)
                             for other, reach in taken)
-                if not clear and rng.random() < 0.9:
+                if not clear and not heap and rng.random() < 0.95:
                     continue
-                # The axis that points up: z most often, else any, either way round.
-                axis = np.array([0, 0, 1.0])
-                if rng.random() > upright:
-                    axis = np.roll(axis, rng.integers(3)) * rng.choice([-1, 1])
-                spin = Pose.from_rotvec(table.normal * rng.uniform(0, 2 * np.pi), np.zeros(3))
-                rotation = spin.R_m2c @ rotation_between(axis, table.normal)
-                lift = -((vertices @ rotation.T) @ table.normal).min()
+                rotation = self._resting_rotation(caster, table.normal)
+                lift = rng.uniform(0, heap) - ((vertices @ rotation.T) @ table.normal).min()
+                if heap and rng.random() < 0.5:
+                    rotation = random_rotations(rng, 1)[0]
                 poses[-1] = Pose(rotation, spot + table.normal * lift)
                 taken.append((spot, radius))
                 break
         return poses
+
+    def _spot(self, camera, table, crowd):
+        """Return a point of the table in the image, or None if this throw misses it."""
+        rng = self.rng
+        if crowd is None:
+            ray = camera.rays([rng.uniform(0, 1, 2) * (camera.width, camera.height)])
+            if (ray @ table.normal)[0] > -0.02:
+                return None
+            spot = table.along(ray)[0]
+        else:
+            aside = rng.normal(0, crowd[1], 3)
+            spot = crowd[0] + aside - table.normal * (aside @ table.normal)
+        return spot if 0.8 * self.distances[0] < spot[2] < 1.2 * self.distances[1] else None
+
+    def _resting_rotation(self, caster, normal):
+        """Return R_m2c of a body at rest on a table, turned at random about its normal."""
+        rng = self.rng
+        if id(caster) in self._resting:
+            ups, chances = self._resting[id(caster)]
+            up = ups[rng.choice(len(ups), p=chances)]
+        else:  # distractors are upright or lie on a side
+            up = np.roll([0, 0, 1.0], rng.choice(3, p=(0.6, 0.2, 0.2))) * rng.choice([-1, 1])
+        spin = Pose.from_rotvec(normal * rng.uniform(0, 2 * np.pi), np.zeros(3))
+        return spin.R_m2c @ rotation_between(up, normal)

@@ -84,17 +84,7 @@ def resting_rotations(mesh, count, rng):
     often as the thing would fall on it (Goldberg et al. 1999).
 
     """
-    from scipy.spatial import QhullError
-    import trimesh
-    ups, chances = [[0.0, 0.0, 1.0]], [0.5]
-    try:
-        hull = trimesh.convex.convex_hull(mesh.vertices)
-        transforms, chance = hull.compute_stable_poses(sigma=0.0, n_samples=1)
-        ups += [transform[2, :3] for transform in transforms]
-        chances += list(0.5 * chance / chance.sum())
-    except (ValueError, IndexError, np.linalg.LinAlgError, QhullError):
-        pass  # a flat mesh has no hull; it stands
-    chances = np.array(chances) / np.sum(chances)
+    ups, chances = resting_directions(mesh)
     spin, height = rng.uniform(0, 2 * np.pi, count), rng.uniform(0, 1, count)
     rotations = np.zeros((count, 3, 3))
     for index, which in enumerate(rng.choice(len(ups), count, p=chances)):
@@ -105,6 +95,31 @@ def resting_rotations(mesh, count, rng):
                          [np.sin(spin[index]), np.cos(spin[index]), 0], [0, 0, 1]])
         rotations[index] = table2camera @ turn @ rotation_between(ups[which], [0, 0, 1])
     return rotations
+
+
+def resting_directions(mesh):
+    """
+    Return the ways in which a thing rests, as resting_rotations has them.
+
+    Returns
+    -------
+    ups : array, shape (n, 3)
+        Unit vector that points up, model frame.
+    chances : array, shape (n,)
+        How often; the sum is 1.
+
+    """
+    from scipy.spatial import QhullError
+    import trimesh
+    ups, chances = [[0.0, 0.0, 1.0]], [0.5]
+    try:
+        hull = trimesh.convex.convex_hull(mesh.vertices)
+        transforms, chance = hull.compute_stable_poses(sigma=0.0, n_samples=1)
+        ups += [transform[2, :3] for transform in transforms]
+        chances += list(0.5 * chance / chance.sum())
+    except (ValueError, IndexError, np.linalg.LinAlgError, QhullError):
+        pass  # a flat mesh has no hull; it stands
+    return np.array(ups), np.array(chances) / np.sum(chances)
 
 
 def view_intrinsics(focal):
