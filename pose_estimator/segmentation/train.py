@@ -444,8 +444,8 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
     from tqdm import tqdm
     segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], config.short_side,
                                   config.long_side, device, min_score)
-    size = scene_size(config)
-    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), *size)
+    width, height = scene_size(config)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), width, height)
     wanted, found, overlaps = Counter(), Counter(), dict.fromkeys(config.labels, 0.0)
     wrong = 0
     for _ in tqdm(range(count), desc='held-back scenes', leave=False):
@@ -472,7 +472,7 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
         for index, name in enumerate(names):
             wanted[name] += bool(scene.visible[index] >= 0.4
                                  and truth[index].sum() >= LEAST_PIXELS)
-    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), *size, empty=1.0)
+    maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), width, height, empty=1.0)
     wrong_empty = sum(len(segmenter.segment(maker.scene()[0].image))
                       for _ in range(EMPTY_SCENES))
     return {'objects': {name: {'instances': wanted[name],
