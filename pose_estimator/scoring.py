@@ -10,8 +10,9 @@ FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection erro
 RIGHT = 0.1
 # Of poses that a robot may act on, so large a share must be right.
 PRECISION = 0.95
-# No distance is changed by more than this, as a logarithm.
-MOST_SHIFT = 0.3
+# Of the logarithm of a distance: what is foreseen to be off by less than the scatter of such
+# forecasts is left as it is, and none is changed by more than the most.
+SLACK, MOST_SHIFT = 0.03, 0.3
 # Distances need not be fitted better than this.
 CLOSE = 0.01
 # Silhouettes are compared on a grid of so many cells a side.
@@ -95,6 +96,7 @@ def distance_factor(features, calibration):
     """
     shift = (_scaled(features, calibration) @ np.array(calibration['distance_weights'])
              + calibration['distance_bias'])
+    shift = np.sign(shift) * max(abs(shift) - SLACK, 0.0)
     return float(np.exp(np.clip(shift, -MOST_SHIFT, MOST_SHIFT)))
 
 

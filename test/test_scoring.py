@@ -1,7 +1,8 @@
 """Score and distance: what is fitted is found again."""
 
 import numpy as np
-from pose_estimator.scoring import distance_factor, FEATURES, fit_distance, MOST_SHIFT, scaling
+from pose_estimator.scoring import (
+    distance_factor, FEATURES, fit_distance, MOST_SHIFT, scaling, SLACK)
 
 
 def test_the_bias_of_distances_is_learned_from_the_features_and_outliers_do_not_matter():
@@ -12,6 +13,8 @@ def test_the_bias_of_distances_is_learned_from_the_features_and_outliers_do_not_
     calibration = scaling(features)
     calibration.update(fit_distance(features, too_far, calibration))
     sample = np.ones(len(FEATURES))
-    assert abs(np.log(distance_factor(sample, calibration)) + 0.07) < 0.01
+    assert abs(np.log(distance_factor(sample, calibration)) + 0.07 - SLACK) < 0.01
+    sample[4] = -2
+    assert distance_factor(sample, calibration) == 1, 'too little to be changed'
     sample[4] = 1e6
     assert np.isclose(np.log(distance_factor(sample, calibration)), -MOST_SHIFT)

@@ -10,8 +10,9 @@ from pose_estimator.synthetic.crops import CropConfig
 import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
-# Percent within ADD 0.1 d and pixels of a keypoint, a little worse than measured.
-LIMITS = {'book': (37, 2.3), 'bottle': (39, 1.8), 'cup': (38, 3.6)}
+# Percent within ADD 0.1 d and pixels of a keypoint, a little worse than measured on crops that are
+# blurred and cluttered more than those of the models' training.
+LIMITS = {'book': (42, 2.8), 'bottle': (41, 2.0), 'cup': (40, 5.3)}
 
 
 @pytest.mark.slow
