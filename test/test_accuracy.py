@@ -27,9 +27,11 @@ class Oracle:
         for one in instances:
             truth = true_pose(*key, self.models[one.label].bop_id)
             shift = [0, 0, 0.1 * (one.label == 'two')]
+            turn = Pose.from_rotvec([0, 0, 0.003], np.zeros(3)).R_m2c  # three deviations
             found.append(SimpleNamespace(
                 name=one.label, score=0.9 if one.label == 'one' else 0.2, instance=one,
-                pose=Pose(truth.R_m2c, truth.t_m2c + shift)))
+                pose=Pose(turn @ truth.R_m2c, truth.t_m2c + shift),
+                covariance=1e-6 * np.eye(6)))
         return found
 
 
@@ -52,11 +54,13 @@ def test_tables_are_rewritten(measured, tmp_path):
     folder = tmp_path / 'boxes'
     code, text = measured(f'boxes={folder}={folder}/detections.json')
     assert code == 0
-    assert 'old' not in text and text.startswith('Before.') and '\nkept\n' in text
+    assert '\nold\n' not in text and text.startswith('Before.') and '\nkept\n' in text
     rows = [line.split(' | ') for line in text.splitlines()]
     overall = next(row for row in rows if row[0] == '| `rgb_mask`, detected masks')
     assert overall[1:4] == ['5', '0', '40.0']  # two of five targets are of the first object
     assert [row[3] for row in rows if row[0] in ('| 1', '| 2')] == ['100.0', '0.0']
+    # The squared error of 9 lies between what should hold a half and what should hold 90 %.
+    assert '| `rgb_mask`, detected masks | 2 | 0 % | 100 % | 100 % |' in text
     assert 'At the shipped `min_score` of 0.5' in text
     assert '40.0 % of the targets published; 100.0 % of what is published right' in text
     assert '(0.10 to 0.95): 60.0 %, 0.0 % and 0.' in text
