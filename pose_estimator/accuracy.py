@@ -28,6 +28,7 @@ from .drawing import draw_poses
 from .errors import InputError
 from .evaluate import (
     best_results, estimates, measure, names_by_number, summarize, to_results)
+from .instance import box_iou
 from .pipeline import find_models, PoseEstimator
 from .scoring import calibration_error, RIGHT
 from .segmentation.recorded import RecordedSegmenter
@@ -306,7 +307,7 @@ def _worst(dataset, run, count=10):
     for add, target in ranked[:count]:
         truth, instance = _truth(dataset, target), boxes[id(best[target].pose)]
         overlap = ('-' if truth.box_visible is None
-                   else f'{_overlap(truth.box_visible, instance.box):.2f}')
+                   else f'{box_iou(truth.box_visible, instance.box):.2f}')
         visible = '-' if truth.visible_fraction is None else f'{truth.visible_fraction:.2f}'
         lines.append(_row(f'{target.image_id}, {target.object_id}', [
             f'{add:.1f} d', visible, overlap, f'{instance.score:.2f}',
@@ -325,16 +326,8 @@ def _lost(dataset, run):
         truth = _truth(dataset, target).box_visible
         missed += not own
         wrong += bool(own) and truth is not None and not any(
-            _overlap(truth, box) >= BOX_IOU for box in own)
+            box_iou(truth, box) >= BOX_IOU for box in own)
     return missed, wrong
-
-
-def _overlap(first, second):
-    """Return the intersection over union of two boxes x0, y0, x1, y1."""
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    size = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
-    both = np.prod(np.maximum(size, 0))
-    return both / (np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2]) - both)
 
 
 def _draw_reliability(path, score, right):

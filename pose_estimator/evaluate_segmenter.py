@@ -22,7 +22,7 @@ from tqdm import tqdm
 from . import assets
 from .bop import BopDataset
 from .errors import InputError
-from .instance import Instance
+from .instance import box_iou, Instance
 from .segmentation.recorded import encode_rle, RecordedSegmenter
 from .true_masks import TrueMasks
 
@@ -71,14 +71,6 @@ class Match(NamedTuple):
 
     score: float
     truth: Optional[int]
-
-
-def box_iou(first, second):
-    """Return the intersection over union of two boxes, shape (4,) each."""
-    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
-    both = np.prod(np.maximum(high - low, 0))
-    areas = [np.prod(box[2:] - box[:2]) for box in (first, second)]
-    return both / max(sum(areas) - both, 1e-9)
 
 
 def mask_iou(first, second):

@@ -72,6 +72,14 @@ def widened(mask, pixels):
     return wide
 
 
+def box_iou(first, second):
+    """Return the intersection over union of two boxes, shape (4,) each."""
+    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+    both = np.prod(np.maximum(high - low, 0))
+    areas = [np.prod(box[2:] - box[:2]) for box in (first, second)]
+    return both / max(sum(areas) - both, 1e-9)
+
+
 def label_image(instances, height, width):
     """
     Draw instances into one image of labels, the best score on top.

@@ -6,8 +6,8 @@ from bop_example import write_dataset
 import numpy as np
 from pose_estimator import cli
 from pose_estimator.evaluate_segmenter import (
-    best_scored, box_iou, CocoScores, mask_iou, match, object_names, Scores, TrueObject)
-from pose_estimator.instance import Instance, mask_box
+    best_scored, CocoScores, mask_iou, match, object_names, Scores, TrueObject)
+from pose_estimator.instance import box_iou, Instance, mask_box
 import pytest
 
 
