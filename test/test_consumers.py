@@ -20,6 +20,8 @@ from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray, ObjectHypothesisWithPose
 
+pytestmark = pytest.mark.slow
+
 
 def detections(header, **places):
     """Return detections of id=(score, x); their boxes have a known size."""

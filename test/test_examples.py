@@ -10,6 +10,8 @@ from robot import by_stamp, picture_message, Process, Robot
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[1] / 'docs' / 'examples'
 
 

@@ -15,6 +15,8 @@ from test_pipeline import make_checkpoint
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
+pytestmark = pytest.mark.slow
+
 
 def change(robot, transition, node='pose_node'):
     """Ask a node for a transition; return whether it succeeded."""
