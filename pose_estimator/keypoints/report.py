@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
 
 from .predictor import KeypointPredictor
 from ..camera import PinholeCamera
@@ -44,18 +45,21 @@ class Findings:
     pictures: list
 
 
-def evaluate_virtually(checkpoint, sampler, easy=1.0):
+def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
     """
     Measure keypoints and poses on virtual crops, and calibrate the score.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-        Its calibration is not used.
+        Its calibration is used only if none is to be fitted.
     sampler : CropSampler
         Of held-back views, with crops FIELD times as large and as wide as the network's.
     easy : float
         From this share of the sampler's faults to all of them.
+    fit : bool
+        Fit the calibration to the first half of the poses, to measure it on the others. Else
+        the checkpoint's own is measured on all of them.
 
     Returns
     -------
@@ -83,8 +87,8 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
             visible.append(float(batch.visible[index]))
             if len(pictures) < 24:
                 pictures.append((shown, truth[best], seen.pixels, seen.confidence))
-    calibration = {}
-    if len(features) >= 20:
+    calibration = {} if fit else checkpoint.calibration
+    if fit and len(features) >= 20:
         calibration = scaling(features)
         calibration.update(fit_distance(features, [
             np.log(np.linalg.norm(result.pose.t_m2c) / np.linalg.norm(true_pose.t_m2c))
@@ -105,28 +109,30 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0):
         if right[-1]:
             error6 = np.concatenate([move, turn])
             nees.append(error6 @ np.linalg.pinv(result.covariance) @ error6)
-    half = len(features) // 2
-    chance = np.zeros(0)
-    if calibration:
-        calibration.update(fit_calibration(features[:half], right[:half],
-                                           nees[:len(nees) // 2], calibration))
-        chance = np.array([score(one, calibration) for one in features[half:]])
+    half, fitted = (len(features) // 2, len(nees) // 2) if fit else (0, 0)
+    if fit and calibration:
+        calibration.update(fit_calibration(features[:half], right[:half], nees[:fitted],
+                                           calibration))
         everything = np.array([score(one, calibration) for one in features])
         calibration['sure_score'] = sure_score(everything, np.array(right))
-    gap = calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
     if not calibration:  # a network that finds nothing is never sure
         count = len(FEATURES)
         calibration = {'mean': [0.0] * count, 'scale': [1.0] * count,
                        'weights': [0.0] * count, 'bias': -5.0, 'covariance_scale': 1.0,
                        'distance_weights': [0.0] * count, 'distance_bias': 0.0,
                        'sure_score': 1.0}
+    chance = np.array([score(one, calibration) for one in features[half:]])
+    gap = calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
+    left = np.array(nees[fitted:]) / calibration['covariance_scale']
     scores = {
         'samples': len(is_right), 'add_0.1d': 100 * float(np.mean(is_right)),
         'keypoint_error_px': float(np.median(np.concatenate(point_error))),
         'rotation_deg': float(np.median(angle)) if angle else None,
         'translation_of_diameter': float(np.median(shift)) if shift else None,
         'no_pose': 100 * (1 - len(features) / len(is_right)),
-        'calibration_error': float(gap)}
+        'calibration_error': float(gap),
+        'covered_95': 100 * float(np.mean(left <= chi2.ppf(0.95, 6))) if len(left) else None,
+        'mean_nees': float(left.mean()) if len(left) else None}
     return Findings(scores, calibration, np.array(visible), is_right, pictures)
 
 
@@ -214,7 +220,9 @@ calibration error of the score |
 {scores["calibration_error"]:.3f} |
 
 95 % of these poses with a score of {checkpoint.calibration["sure_score"]:.2f} or more are right by
-that measure.
+that measure. Of the right poses that had no say in the covariance's scale,
+{number("covered_95", "{:.0f} %")} lie in the ellipsoid that should hold 95 %, with a mean of the
+normalised squared error of {number("mean_nees", "{:.1f}")} (6 is true).
 
 ![Curves and samples: truth green, found red]({stem.name}.jpg)
 """)

@@ -37,7 +37,7 @@ from .muon import Muon
 from .report import evaluate_virtually, FIELD, write_report
 from .. import assets
 from ..devices import (
-    has_fast_bfloat16, keep_freed_memory, processor_name, torch_device)
+    agree, has_fast_bfloat16, join_processes, keep_freed_memory, processor_name, torch_device)
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
@@ -281,7 +281,7 @@ def train(model, mesh, config, output, device='auto', source=None):
     if device == 'auto':
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
     on_cpu = torch_device(device).type == 'cpu'
-    rank, world = _join_processes(on_cpu)
+    rank, world = join_processes(on_cpu)
     output.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) // world
     workers = 0 if not on_cpu else max(1, min(cores // 2, 8))
@@ -337,8 +337,8 @@ def train(model, mesh, config, output, device='auto', source=None):
     try:
         while True:
             spent = before + time.monotonic() - clock
-            progress = _agree((samples / config.samples) if config.samples
-                              else spent / (60 * config.minutes), world, device)
+            progress = agree((samples / config.samples) if config.samples
+                             else spent / (60 * config.minutes), world, device)
             if progress >= 1:
                 break
             stream.severity.fill_(1.0 if goes_on else _severity(progress))
@@ -532,23 +532,6 @@ def _follow(average, network, decay):
         else:
             mine.copy_(its)
     torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-
-def _join_processes(on_cpu):
-    """Return rank and number of processes, as torchrun says."""
-    world = int(os.environ.get('WORLD_SIZE', 1))
-    if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group('gloo' if on_cpu else 'nccl')
-    return int(os.environ.get('RANK', 0)), world
-
-
-def _agree(progress, world, device):
-    """Return the progress of the first process: all must stop after the same step."""
-    if world == 1:
-        return progress
-    shared = torch.tensor([progress], device=device)
-    distributed.broadcast(shared, 0)
-    return shared.item()
 
 
 def _key(model, config):

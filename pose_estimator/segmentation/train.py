@@ -3,6 +3,7 @@ Trains one Mask R-CNN for several objects on virtual scenes made on the fly.
 
     python -m pose_estimator train-segmenter config/objects/*.yaml
     python -m pose_estimator train-segmenter cup.yaml --minutes 60 --output models/cups.safetensors
+    torchrun --nproc-per-node 4 -m pose_estimator train-segmenter cup.yaml --device cuda
 
 It begins with what the shipped segmenter has learned, other objects though they were. Ctrl-C or a
 kill loses at most a minute: the same command goes on from OUTPUT.resume, which stays, so that more
@@ -19,12 +20,13 @@ import time
 import cv2
 import numpy as np
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 
 from .mask_rcnn import (
     build_network, copy_fitting, early_layers, load_checkpoint, load_pretrained, MaskRCNNConfig,
     MaskRCNNSegmenter, save_checkpoint, VARIANTS)
-from ..devices import processor_name, torch_device
+from ..devices import agree, join_processes, processor_name, torch_device
 from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
@@ -88,18 +90,25 @@ def run(args):
             raise InputError(f'{path}: expected different names, got {model.name!r} twice')
         meshes[model.name] = mesh
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    torch_device(args.device)
+    device = args.device
+    if device == 'cuda':
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    rank, world = join_processes(torch_device(device).type == 'cpu')
     shipped = SHIPPED if args.variant == 'fast' and SHIPPED.is_file() else None
     start = {'none': None, 'auto': shipped}.get(args.start, args.start)
-    trainer = Trainer(meshes, args.output, args.device, args.seed, start, args.variant,
-                      photographs(args.backgrounds))
+    trainer = Trainer(meshes, args.output, device, args.seed, start, args.variant,
+                      photographs(args.backgrounds), rank, world)
     try:
         trainer.train(60 * args.minutes)
     except KeyboardInterrupt:
         trainer.save_state()
         print(f'\nstopped after {trainer.seconds / 60:.1f} min; the same command goes on')
         return 130
-    scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, args.device)
+    if world > 1:
+        distributed.destroy_process_group()
+        if rank:
+            return 0
+    scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, device)
     command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
                + f' --minutes {args.minutes:g} --output {args.output}'
                + (f' --backgrounds {args.backgrounds}' if args.backgrounds else '')
@@ -108,7 +117,7 @@ def run(args):
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
              'machine': f'{processor_name()}, {os.cpu_count()} cores',
-             'batch': trainer.batch, 'scenes': trainer.fresh, 'start': trainer.before,
+             'batch': trainer.batch * world, 'scenes': trainer.fresh, 'start': trainer.before,
              'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
@@ -262,16 +271,20 @@ class Trainer:
     step, fresh : int
         Batches, and scenes drawn for them.
     batch : int
-        Images in a step.
+        Images in a step of each process.
     cut : (int, int)
         Width and height of what is shown.
     before : dict or None
         What the training started from: 'labels', 'minutes' and 'threads' of that training.
+    rank, world : int
+        Which process this is, and of how many. All draw scenes of their own and learn from the
+        mean of their gradients; the first one keeps the books.
 
     """
 
     def __init__(self, meshes, output, device, seed, start=None, variant='fast',
-                 backgrounds=()):
+                 backgrounds=(), rank=0, world=1):
+        self.rank, self.world = rank, world
         self.meshes = meshes
         self.backgrounds = backgrounds
         self.device = device
@@ -316,7 +329,8 @@ class Trainer:
             self.optimizer.load_state_dict(state['optimizer'])
             self.seconds, self.step = state['seconds'], state['step']
             self.fresh = state['fresh']
-            print(f'going on from {self.state_path}: {self.seconds / 60:.1f} min done')
+            if not rank:
+                print(f'going on from {self.state_path}: {self.seconds / 60:.1f} min done')
 
     def _start_from(self, path):
         """Take another segmenter's weights, all but those of its classes; return its facts."""
@@ -351,6 +365,8 @@ class Trainer:
 
     def save_state(self):
         """Write what is needed to go on; the file is replaced in one stroke."""
+        if self.rank:
+            return
         partial = self.state_path.with_name(self.state_path.name + '.part')
         torch.save({'labels': list(self.config.labels), 'variant': self.config.variant,
                     'pretrained': self.pretrained, 'network': self.network.state_dict(),
@@ -363,17 +379,19 @@ class Trainer:
         """Train until so many seconds are spent, those of earlier runs included."""
         from tqdm import tqdm
         # Going on with the seed of the start would show the same scenes again.
-        stream = SceneStream(self.meshes, [self.seed, self.step], self.config.long_side,
-                             self.config.short_side)
-        workers = 1 if self.is_on_cpu else max((os.cpu_count() or 2) - 1, 1)
+        width, height = scene_size(self.config)
+        stream = SceneStream(self.meshes, [self.seed, self.step, self.rank], width, height,
+                             self.backgrounds)
+        workers = 1 if self.is_on_cpu else max((os.cpu_count() or 2) // self.world - 1, 1)
         source = iter(DataLoader(stream, batch_size=None, num_workers=workers,
                                  prefetch_factor=8, multiprocessing_context='spawn'))
-        rng = np.random.default_rng([self.seed, self.step, 1])
+        rng = np.random.default_rng([self.seed, self.step, self.rank, workers])
         pool = deque(maxlen=POOL)
         self.network.train()
         losses = deque(maxlen=50)
         total = round(seconds)
         with tqdm(total=total, initial=min(int(self.seconds), total), unit='s',
+                  disable=self.rank != 0,
                   bar_format='{l_bar}{bar}| {n:.0f}/{total} s{postfix}') as bar:
             saved = last = time.monotonic()
             while self.seconds < seconds:
@@ -386,7 +404,7 @@ class Trainer:
                 chosen += [pool[i] for i in rng.integers(0, len(pool), self.batch - due)]
                 losses.append(self._step(chosen, rng, min(self.seconds / seconds, 1)))
                 now = time.monotonic()
-                self.seconds += now - last
+                self.seconds = agree(self.seconds + now - last, self.world, self.device)
                 bar.update(min(self.seconds, total) - bar.n)
                 per_step = now - last
                 last = now
@@ -395,7 +413,8 @@ class Trainer:
                 bar.set_postfix_str(
                     f'step {self.step} loss {mean.sum():.3f} (class {mean[0]:.3f} box '
                     f'{mean[1]:.3f} mask {mean[2]:.3f} rpn {mean[3]:.3f}) '
-                    f'{self.batch / per_step:.1f} img/s, {left / 60:.1f} min left', refresh=False)
+                    f'{self.world * self.batch / per_step:.1f} img/s, {left / 60:.1f} min left',
+                    refresh=False)
                 if now - saved > SAVE_EVERY:
                     self.save_state()
                     saved = now
@@ -415,6 +434,7 @@ class Trainer:
         total = sum(losses.values())
         self.optimizer.zero_grad()
         total.backward()
+        self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
         self.step += 1
@@ -427,6 +447,26 @@ class Trainer:
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         return [values['loss_classifier'], values['loss_box_reg'], values['loss_mask'],
                 values['loss_objectness'] + values['loss_rpn_box_reg']]
+
+    def _share_gradients(self):
+        """
+        Give all processes the mean of their gradients.
+
+        By hand, since DistributedDataParallel wants each weight used in each step, and masks
+        have no gradient where a process was shown no object.
+
+        """
+        if self.world == 1:
+            return
+        learned = [weight for weight in self.network.parameters() if weight.requires_grad]
+        for weight in learned:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        flat = torch.cat([weight.grad.flatten() for weight in learned])
+        distributed.all_reduce(flat)
+        flat /= self.world
+        for weight, mean in zip(learned, flat.split([weight.numel() for weight in learned])):
+            weight.grad.copy_(mean.view_as(weight))
 
 
 def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
