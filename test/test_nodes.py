@@ -691,11 +691,17 @@ def test_parameters_are_described_and_checked_when_set(pose_node):
                    for one in pose_node.results.tf) == publish_tf
 
 
-@pytest.mark.parametrize('how', [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_the_nodes_quietly(how, tmp_path):
+@pytest.mark.parametrize('before, how', [
+    ([], signal.SIGINT), ([], signal.SIGTERM),
+    # From a terminal and from launch: at once, and while the nodes are being ended.
+    ([0.0], signal.SIGINT), ([0.02], signal.SIGINT), ([0.05, 0.05], signal.SIGINT)])
+def test_signal_ends_the_nodes_quietly(before, how, tmp_path):
     process = robots.Process(free_domain(), tmp_path / 'log', HERE / 'fake_nodes.py',
                              'segmentation,pose_mask')
     process.wait_for('[pose_node]: ready')
+    for pause in before:
+        process.child.send_signal(signal.SIGINT)
+        time.sleep(pause)
     assert process.stop(how) == 0
     assert 'Traceback' not in process.output and 'rror' not in process.output
 

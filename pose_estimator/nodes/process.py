@@ -4,6 +4,7 @@ from collections import Counter
 import math
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -78,6 +79,8 @@ def _spin(make_nodes):
             raise
         # A signal came while a node was being made, which rclpy then cannot finish.
     finally:
+        # Ctrl-C reaches a node from the terminal and from launch: one of them is enough.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         for node in nodes:
             node.destroy_node()
         if executor is not None:
