@@ -340,7 +340,8 @@ class Trainer:
         if not count:
             raise InputError(f'--start: expected weights of a network like this one, got none '
                              f'that fit from {path}')
-        print(f'starting from {path}: {count} arrays')
+        if not self.rank:
+            print(f'starting from {path}: {count} arrays')
         return {'labels': list(config.labels),
                 **{key: facts.get(key) for key in ('minutes', 'threads')}}
 
