@@ -11,29 +11,42 @@ import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
 # Percent within ADD 0.1 d and pixels of a keypoint, a little worse than measured on crops that are
-# blurred and cluttered more than those of the models' training, with score, distance and
-# covariance as shipped.
-LIMITS = {'book': (28, 4.3), 'bottle': (37, 2.2), 'cup': (30, 5.3)}
+# blurred and cluttered more than those of the models' training.
+LIMITS = {'book': (42, 2.8), 'bottle': (41, 2.0), 'cup': (40, 5.3)}
+# Percent within ADD 0.1 d with score, distance and covariance as shipped.
+LEAST_AS_SHIPPED = {'book': 28, 'bottle': 37, 'cup': 30}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', LIMITS)
-def test_shipped_models_on_held_back_virtual_crops(name, monkeypatch):
-    monkeypatch.setattr(report, 'SAMPLES', 144)
-    # Neither the training nor the calibration saw these.
-    monkeypatch.setattr(train, 'REPORT_SEED', 4711)
+def measure(name, samples, monkeypatch, fit=True):
+    """Return the scores of a shipped model on held-back virtual crops."""
+    monkeypatch.setattr(report, 'SAMPLES', samples)
     checkpoint = Checkpoint.load(MODELS / f'{name}.safetensors')
     _, mesh = load_object(MODELS / f'{name}.yaml')
     config = TrainConfig(checkpoint.network_input, samples=1, views=96,
                          network=checkpoint.config,
                          crops=CropConfig(checkpoint.config.input_size, checkpoint.margin))
     sampler = held_back_sampler(checkpoint.model, mesh, config)
-    scores = report.evaluate_virtually(checkpoint, sampler, EASY, fit=False).scores
+    scores = report.evaluate_virtually(checkpoint, sampler, EASY, fit).scores
     print(scores)
+    return scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LIMITS)
+def test_shipped_models_on_held_back_virtual_crops(name, monkeypatch):
+    scores = measure(name, 96, monkeypatch)
     least, most = LIMITS[name]
     assert scores['add_0.1d'] >= least
     assert scores['keypoint_error_px'] <= most
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LIMITS)
+def test_shipped_scores_and_covariances_on_crops_that_none_was_fitted_to(name, monkeypatch):
+    monkeypatch.setattr(train, 'REPORT_SEED', 4711)
+    scores = measure(name, 144, monkeypatch, fit=False)
+    assert scores['add_0.1d'] >= LEAST_AS_SHIPPED[name]
+    assert scores['calibration_error'] <= 0.15
     # The covariance says how far off a right pose may be: 6 and 95 % if it were perfect.
     assert 4 <= scores['mean_nees'] <= 9
     assert scores['covered_95'] >= 80
-    assert scores['calibration_error'] <= 0.15
