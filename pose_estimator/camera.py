@@ -260,6 +260,11 @@ class CropCamera:
         maps = pixels.reshape(self.size, self.size, 2).astype(np.float32)
         return cv2.remap(image, maps, None, interpolation, borderMode=cv2.BORDER_CONSTANT)
 
+    def project(self, points):
+        """Return the crop pixels (N, 2) of points (N, 3) in this camera's frame."""
+        seen = points @ self.K.T
+        return seen[:, :2] / seen[:, 2:]
+
     def to_image(self, pixels):
         """Return the pixels (N, 2) of the real image that show what these crop pixels show."""
         pixels = np.asarray(pixels, np.float64).reshape(-1, 2)

@@ -11,6 +11,7 @@ COMMANDS = {
     'demo': ('demo.run', 'camera, segmenter and pose node on a virtual scene'),
     'train': ('keypoints.train', 'a keypoint model from a mesh'),
     'calibrate': ('keypoints.calibrate', 'the score of a trained model, fitted anew'),
+    'train-refiner': ('refinement.train', 'what mends poses, for all objects'),
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
     'evaluate-segmenter': ('evaluate_segmenter', 'boxes and masks on a BOP data set'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),

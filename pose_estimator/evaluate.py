@@ -256,6 +256,9 @@ def add_arguments(parser):
     parser.add_argument('--symmetric-adds', type=int, nargs='*', metavar='N',
                         help='BOP numbers measured by ADD-S (default: those with symmetries in '
                         'models_info.json)')
+    parser.add_argument('--no-refinement', action='store_true',
+                        help='leave the poses as the keypoints have them, to see what mending '
+                        'them brings; scores are fitted to mended ones')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, ... (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='where to write the table too')
 
@@ -307,7 +310,7 @@ def _load_estimator(args):
         models = assets.find('models')
     # All poses go into the file: how far down the scores can be trusted is what at95 measures.
     return PoseEstimator.from_directory(models, network_input=args.input, device=args.device,
-                                        min_score=0.0)
+                                        min_score=0.0, refine=not args.no_refinement)
 
 
 def _masks(args, dataset, names):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+import cv2
 import numpy as np
 
 from .errors import InputError
@@ -188,18 +189,66 @@ def mesh_diameter(vertices):
 
 def sample_surface(mesh, count, seed=0):
     """Return points (count, 3) spread evenly at random over the surface, the same each time."""
+    face, weights = _random_places(mesh, count, seed)
+    return (mesh.vertices[mesh.faces[face]] * weights).sum(1)
+
+
+def surface_samples(mesh, count, seed=0):
+    """
+    Return points spread evenly at random over the surface, with what is seen there.
+
+    Returns
+    -------
+    points : array, shape (count, 3)
+    normals : array, shape (count, 3)
+        Of unit length.
+    colors : array of uint8, shape (count, 3)
+        RGB.
+
+    """
+    face, weights = _random_places(mesh, count, seed)
+    normals = (mesh.normals[face] * weights).sum(1)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    return ((mesh.vertices[mesh.faces[face]] * weights).sum(1), normals,
+            surface_colors(mesh, face, weights.astype(np.float32)))
+
+
+def surface_colors(mesh, face, weights):
+    """
+    Return RGB (n, 3) at barycentric weights (n, 3, 1) of faces (n,).
+
+    Grey 180 where the mesh has no colours.
+
+    """
+    corners = mesh.faces[face]
+    if mesh.texture is not None:
+        uv = (mesh.uv[corners] * weights).sum(1) % 1.0
+        height, width = mesh.texture.shape[:2]
+        maps = np.stack([uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5], -1)
+        # remap takes at most 32767 rows.
+        rows = np.array_split(maps.astype(np.float32), len(maps) // 30000 + 1)
+        return np.concatenate([
+            cv2.remap(mesh.texture, part[:, None], None, cv2.INTER_LINEAR,
+                      borderMode=cv2.BORDER_REPLICATE)[:, 0]
+            for part in rows if len(part)] or [np.zeros((0, 3), np.uint8)])
+    if mesh.colors is not None:
+        return (mesh.colors[corners] * weights).sum(1).round().astype(np.uint8)
+    return np.full((len(face), 3), 180, np.uint8)
+
+
+def _random_places(mesh, count, seed):
+    """Return faces (count,) and barycentric weights (count, 3, 1), even over the surface."""
     rng = np.random.default_rng(seed)
     triangles = mesh.vertices[mesh.faces]
     area = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0],
                                    triangles[:, 2] - triangles[:, 0]), axis=1)
     if not area.sum() > 0:
         raise InputError('mesh: expected triangles with an area, got none')
-    chosen = triangles[rng.choice(len(area), count, p=area / area.sum())]
+    face = rng.choice(len(area), count, p=area / area.sum())
     first, second = rng.random((2, count, 1))
     outside = first + second > 1
     first, second = np.where(outside, 1 - first, first), np.where(outside, 1 - second, second)
-    return (chosen[:, 0] + first * (chosen[:, 1] - chosen[:, 0])
-            + second * (chosen[:, 2] - chosen[:, 0]))
+    return face, np.stack([1 - first - second, first, second], 1)
 
 
 def farthest_points(points, count):
@@ -219,6 +268,11 @@ def farthest_points(points, count):
         The first is the one farthest from the middle; of fewer points all, then repeated.
 
     """
+    return points[farthest_indices(points, count)]
+
+
+def farthest_indices(points, count):
+    """Return the indices (count,) of the points that farthest_points chooses."""
     distance = np.linalg.norm(points - points.mean(0), axis=1)
     chosen = []
     best = None
@@ -227,4 +281,4 @@ def farthest_points(points, count):
         chosen.append(index)
         step = np.linalg.norm(points - points[index], axis=1)
         best = step if best is None else np.minimum(best, step)
-    return points[chosen]
+    return np.array(chosen)

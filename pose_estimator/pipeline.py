@@ -1,7 +1,7 @@
 """Image and instances in, object poses out."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -15,6 +15,7 @@ from .instance import Instance
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
 from .pnp import PnPResult, propose, settle
+from .refinement.refiner import NOT_REFINED, Refiner
 from .scoring import distance_factor, pose_features, score, silhouette_agreement
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
@@ -83,6 +84,8 @@ class Evidence:
         Mean log of the network's belief at the pose's keypoints.
     agreement : array, shape (2,)
         Of the pose's silhouette and the mask; see scoring.silhouette_agreement.
+    refinement : array, shape (4,)
+        What was seen when the pose was mended; see Refined.features.
     result : PnPResult
         In the crop camera's frame.
 
@@ -94,15 +97,16 @@ class Evidence:
     disagreement: np.ndarray
     likelihood: float
     agreement: np.ndarray
+    refinement: np.ndarray
     result: PnPResult
 
     def features(self, diameter):
         """Return what the score is made of; see scoring.py."""
         return pose_features(self.result, self.confidence, self.disagreement, self.likelihood,
-                             self.agreement, self.crop.size, diameter)
+                             self.agreement, self.refinement, self.crop.size, diameter)
 
 
-def gather(predictor, image, instances, camera):
+def gather(predictor, image, instances, camera, refiner=None):
     """
     Find the keypoints of instances of one object and solve for their poses.
 
@@ -116,6 +120,8 @@ def gather(predictor, image, instances, camera):
         At least one.
     camera : PinholeCamera
         The one that took the image.
+    refiner : Refiner or None
+        What mends the poses; None: they stay as the keypoints have them.
 
     Returns
     -------
@@ -148,17 +154,43 @@ def gather(predictor, image, instances, camera):
         if not poses:
             result = PnPResult(None, None, np.zeros(len(points), bool), np.nan, proposals[0][1])
             evidence.append(Evidence(crop, mean, confidence, disagreement, -np.inf,
-                                     np.zeros(2), result))
+                                     np.zeros(2), NOT_REFINED, result))
             continue
         belief = Belief.of_looks(found.heatmaps[own], looks[own], crop)
         pose, near, mass, likelihood = most_believed_pose(poses, belief, points, crop.K)
         result = settle(pose, points, near, mass, crop.K, crop.size)
-        agreement = np.zeros(2)
-        if result.pose is not None:
-            seen = result.pose.transform(predictor.checkpoint.model.points) @ crop.K.T
-            agreement = silhouette_agreement(masks[own][0], seen[:, :2] / seen[:, 2:])
-        evidence.append(Evidence(crop, mean, confidence, disagreement, likelihood, agreement,
-                                 result))
+        evidence.append(Evidence(crop, mean, confidence, disagreement, likelihood, np.zeros(2),
+                                 NOT_REFINED, result))
+    if refiner is not None:
+        evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image, instances,
+                         camera)
+    shape = predictor.checkpoint.model.points
+    return [one if one.result.pose is None else
+            replace(one, agreement=silhouette_agreement(
+                masks[index * len(LOOKS)], one.crop.project(one.result.pose.transform(shape))))
+            for index, one in enumerate(evidence)]
+
+
+def _mend(refiner, surface, evidence, image, instances, camera):
+    """Return the evidence with the poses that the refiner makes of those found."""
+    found = [index for index, one in enumerate(evidence) if one.result.pose is not None]
+    poses = []
+    for index in found:
+        crop, pose = evidence[index].crop, evidence[index].result.pose
+        poses.append(Pose(crop.R_cam2crop.T, np.zeros(3)).compose(pose))
+    mended = refiner.refine([surface] * len(found), poses, image,
+                            [instances[index].mask for index in found], camera)
+    evidence = list(evidence)
+    for index, one in zip(found, mended):
+        if one is None:
+            continue
+        before = evidence[index]
+        there = Pose(before.crop.R_cam2crop, np.zeros(3))
+        turn = np.kron(np.eye(2), there.R_m2c)
+        evidence[index] = replace(
+            before, refinement=one.features(),
+            result=replace(before.result, pose=there.compose(one.pose),
+                           covariance=turn @ one.covariance @ turn.T))
     return evidence
 
 
@@ -181,7 +213,7 @@ def find_models(directory, network_input='rgb_mask'):
     names = {path.name[:-len(suffix)]: path for path in sorted(directory.glob('*' + suffix))}
     # cup.mask.safetensors ends on .safetensors too, and the segmenter lies beside.
     return {name: path for name, path in names.items()
-            if '.' not in name and name != 'segmenter'}
+            if '.' not in name and name not in ('segmenter', 'refiner')}
 
 
 class PoseEstimator:
@@ -196,10 +228,12 @@ class PoseEstimator:
         Of torch.
     min_score : float
         Poses below it are withheld: pose None, with the reason.
+    refine : bool
+        Mend poses by drawings of the object. Scores are fitted to mended poses.
 
     """
 
-    def __init__(self, checkpoints, device='cpu', min_score=MIN_SCORE):
+    def __init__(self, checkpoints, device='cpu', min_score=MIN_SCORE, refine=True):
         inputs = {checkpoint.network_input for checkpoint in checkpoints}
         if len(inputs) != 1:
             raise InputError('models: expected at least one, all of one input, got '
@@ -216,10 +250,11 @@ class PoseEstimator:
         self.without_model: Counter = Counter()
         self._predictors = {checkpoint.model.name: KeypointPredictor(checkpoint, device)
                             for checkpoint in checkpoints}
+        self._refiner = Refiner.shipped(device) if refine and self.needs_image else None
 
     @classmethod
     def from_directory(cls, directory, network_input='rgb_mask', device='cpu',
-                       min_score=MIN_SCORE, objects=None):
+                       min_score=MIN_SCORE, objects=None, refine=True):
         """
         Load the models of a directory.
 
@@ -235,6 +270,8 @@ class PoseEstimator:
             Poses below it are withheld.
         objects : list of str
             Names; default: all that there are.
+        refine : bool
+            Mend poses by drawings of the object.
 
         """
         paths = find_models(directory, network_input)
@@ -245,7 +282,7 @@ class PoseEstimator:
                              f'{", ".join(paths) or "none"}; train them: '
                              'python -m pose_estimator train OBJECT.yaml')
         return cls([Checkpoint.load(paths[name]) for name in objects or paths], device,
-                   min_score)
+                   min_score, refine)
 
     @property
     def models(self):
@@ -316,7 +353,8 @@ class PoseEstimator:
     def _estimate_group(self, name, image, instances, camera):
         """Return the ObjectPoses of instances of one object, in one pass of the network."""
         predictor = self._predictors[name]
-        evidence = gather(predictor, image if self.needs_image else None, instances, camera)
+        evidence = gather(predictor, image if self.needs_image else None, instances, camera,
+                          self._refiner)
         return [self._judge(name, instance, one) for instance, one in zip(instances, evidence)]
 
     def _judge(self, name, instance, evidence):

@@ -5,7 +5,8 @@ import numpy as np
 
 # What is seen, in this order; all without unit.
 FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error', 'spread',
-            'disagreement', 'likelihood', 'mask explained', 'silhouette filled')
+            'disagreement', 'likelihood', 'mask explained', 'silhouette filled',
+            'error of the shifts', 'shift left', 'moved by refinement', 'shifts unexplained')
 # A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
 # Of poses that a robot may act on, so large a share must be right.
@@ -19,7 +20,7 @@ CLOSE = 0.01
 GRID = 32
 
 
-def pose_features(result, confidence, disagreement, likelihood, agreement, size,
+def pose_features(result, confidence, disagreement, likelihood, agreement, refinement, size,
                   diameter):
     """
     Return the features (F,) of a PnPResult with a pose.
@@ -36,6 +37,8 @@ def pose_features(result, confidence, disagreement, likelihood, agreement, size,
         Mean log of the belief at the pose's keypoints; see belief.py.
     agreement : array, shape (2,)
         See silhouette_agreement.
+    refinement : array, shape (4,)
+        See Refined.features.
     size : float
         Side of the crop in pixels.
     diameter : float
@@ -48,7 +51,8 @@ def pose_features(result, confidence, disagreement, likelihood, agreement, size,
                      np.quantile(confidence, 0.2),
                      np.log(max(result.reprojection_error / size, 1e-3)),
                      np.log(np.clip(spread, 1e-4, 1e2)),
-                     np.log(max(np.median(disagreement) / size, 1e-4)), likelihood, *agreement])
+                     np.log(max(np.median(disagreement) / size, 1e-4)), likelihood, *agreement,
+                     *refinement])
 
 
 def silhouette_agreement(mask, pixels):

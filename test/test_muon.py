@@ -1,6 +1,6 @@
 """Muon's steps have all singular values near one, and they lower a loss."""
 
-from pose_estimator.keypoints.muon import Muon, orthogonalise
+from pose_estimator.muon import Muon, orthogonalise
 import pytest
 import torch
 

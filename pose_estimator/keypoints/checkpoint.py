@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 import json
 import os
 from pathlib import Path
+from typing import Optional
 
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
@@ -13,6 +14,7 @@ from .heatmaps import LOSSES
 from .hourglass import HourglassConfig, StackedHourglass
 from ..errors import InputError
 from ..object_model import ObjectModel
+from ..refinement.surface import Surface
 from ..scoring import FEATURES
 
 FORMAT = 'pose_estimator.keypoints.1'
@@ -43,6 +45,8 @@ class Checkpoint:
         State of StackedHourglass.
     training : dict
         Command, samples, time, scores: for people.
+    surface : Surface or None
+        What the object looks like, to mend poses by; None for a network of masks alone.
 
     """
 
@@ -55,11 +59,13 @@ class Checkpoint:
     calibration: dict
     weights: dict
     training: dict = field(default_factory=dict)
+    surface: Optional[Surface] = None
 
     @property
     def is_calibrated(self):
         """Whether score and distance were fitted by this version of the package."""
-        return len(self.calibration.get('distance_weights', ())) == len(FEATURES)
+        return (len(self.calibration.get('distance_weights', ())) == len(FEATURES)
+                and (self.surface is None) == (self.network_input == 'mask'))
 
     def network(self):
         """Return the StackedHourglass with its weights, in eval mode."""
@@ -78,6 +84,8 @@ class Checkpoint:
                  'calibration': self.calibration, 'training': self.training}
         weights = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
                    for name, tensor in self.weights.items()}
+        if self.surface is not None:
+            weights.update(self.surface.to_tensors())
         part = path.with_name(path.name + '.part')
         # Not save_file, which makes files that only their owner can read.
         part.write_bytes(save(weights, {'pose_estimator': json.dumps(about)}))
@@ -103,6 +111,7 @@ class Checkpoint:
             with safe_open(path, 'pt') as stream:
                 about = json.loads((stream.metadata() or {}).get('pose_estimator', '{}'))
                 weights = {name: stream.get_tensor(name) for name in stream.keys()}
+            surface = Surface.from_tensors(weights)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f'{path}: expected a keypoint model (safetensors), got a damaged '
                              f'or foreign file: {error}') from error
@@ -113,7 +122,7 @@ class Checkpoint:
             checkpoint = cls(ObjectModel.from_dict(about['object']), about['network_input'],
                              tuple(about['channels']), HourglassConfig(**about['config']),
                              float(about['margin']), about['loss'], about['calibration'],
-                             weights, about['training'])
+                             weights, about['training'], surface)
             if checkpoint.loss not in LOSSES or checkpoint.network_input not in INPUTS:
                 raise ValueError(f'loss {checkpoint.loss!r}, input {checkpoint.network_input!r}')
             len(checkpoint.calibration['weights'])

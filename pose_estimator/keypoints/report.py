@@ -11,6 +11,7 @@ from ..camera import PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
 from ..pipeline import gather
+from ..refinement.refiner import Refiner
 from ..scoring import (
     calibration_error, distance_factor, FEATURES, fit_calibration, fit_distance, RIGHT, scaling,
     score, sure_score)
@@ -67,6 +68,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
 
     """
     predictor = KeypointPredictor(checkpoint)
+    refiner = None if checkpoint.surface is None else Refiner.shipped()
     model = checkpoint.model
     turns = model.symmetries_for(checkpoint.network_input).transforms(36)
     point_error, features, found, place = [], [], [], []
@@ -75,7 +77,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
     for share in np.random.default_rng(0).uniform(easy, 1, SAMPLES // 16):
         sampler.config = config.eased(share)
         batch = sampler.batch(16)
-        for index, (seen, truth, shown) in enumerate(_look(predictor, batch)):
+        for index, (seen, truth, shown) in enumerate(_look(predictor, refiner, batch)):
             error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
             best = int(error.mean(1).argmin())
             point_error.append(error[best])
@@ -136,7 +138,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
     return Findings(scores, calibration, np.array(visible), is_right, pictures)
 
 
-def _look(predictor, batch):
+def _look(predictor, refiner, batch):
     """
     Yield what the pipeline sees in each picture of a batch.
 
@@ -159,7 +161,8 @@ def _look(predictor, batch):
     for index in range(len(masks)):
         instance = Instance(predictor.checkpoint.model.name, 1.0, box, masks[index], 1)
         camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
-        seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera)
+        seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera,
+                       refiner)
         truth = batch.keypoints[index].numpy() - (side - size) / 2
         picture = masks[index][..., None].repeat(3, 2) if rgb is None else rgb[index]
         yield seen, truth, picture[edge:edge + size, edge:edge + size]

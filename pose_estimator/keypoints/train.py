@@ -33,14 +33,14 @@ from .checkpoint import Checkpoint
 from .heatmaps import encode, LOSSES, symmetric_loss
 from .hourglass import HourglassConfig, StackedHourglass
 from .inputs import prepare_input
-from .muon import Muon
 from .report import evaluate_virtually, FIELD, write_report
-from .. import assets
+from .. import assets, learning
 from ..devices import (
     agree, has_fast_bfloat16, join_processes, keep_freed_memory, processor_name, torch_device)
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
+from ..refinement.surface import Surface
 from ..synthetic.backgrounds import background_bank
 from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
 from ..synthetic.distractors import body_bank, clutter
@@ -303,7 +303,7 @@ def train(model, mesh, config, output, device='auto', source=None):
     before_us, goes_on = _start(network, config.start, model) if config.start else (None, False)
     network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval()
-    optimizers = _optimizers(network, config)
+    optimizers = learning.optimizers(network, config.rate, config.muon_rate)
     rates = [optimizer.defaults['lr'] for optimizer in optimizers]
     spent, samples, history = 0.0, 0, []
     state = _load_resume(resume, model, config)
@@ -344,7 +344,7 @@ def train(model, mesh, config, output, device='auto', source=None):
             stream.severity.fill_(1.0 if goes_on else _severity(progress))
             for optimizer, rate in zip(optimizers, rates):
                 for group in optimizer.param_groups:
-                    group['lr'] = rate * _schedule(progress)
+                    group['lr'] = rate * learning.schedule(progress)
             image, keypoints = next(batches)
             image = image.to(device).contiguous(memory_format=torch.channels_last)
             targets = encode(keypoints.to(device), config.network.heatmap_size,
@@ -358,7 +358,7 @@ def train(model, mesh, config, output, device='auto', source=None):
             for optimizer in optimizers:
                 optimizer.step()
             samples += config.batch * world
-            _follow(average, network, min(0.999, samples / config.batch / (
+            learning.follow(average, network, min(0.999, samples / config.batch / (
                 10 + samples / config.batch)))
             value = loss.item()
             if not math.isfinite(value):
@@ -456,6 +456,8 @@ def measure(checkpoint, mesh, path):
     config = TrainConfig(checkpoint.network_input, samples=1, network=checkpoint.config,
                          crops=crops)
     sampler = held_back_sampler(checkpoint.model, mesh, config)
+    if checkpoint.network_input == 'rgb_mask':
+        checkpoint = replace(checkpoint, surface=Surface.of_mesh(mesh))
     findings = evaluate_virtually(checkpoint, sampler, EASY)
     checkpoint = replace(checkpoint, calibration=findings.calibration,
                          training={**checkpoint.training, 'virtual_scores': findings.scores})
@@ -496,42 +498,10 @@ def _start(network, path, model):
                 is_same and other.config == network.config)
 
 
-def _optimizers(network, config):
-    """Return Muon for the convolutions between the first and the last, AdamW for the rest."""
-    inside = [weight for name, weight in network.named_parameters()
-              if weight.ndim == 4
-              and not name.startswith(('stem.0', 'heads', 'feed')) and '.up.' not in name]
-    taken = {id(weight) for weight in inside}
-    others = [weight for weight in network.parameters() if id(weight) not in taken]
-    adam = torch.optim.AdamW(others, config.rate, weight_decay=1e-4, fused=True)
-    return [adam, Muon(inside, config.muon_rate)]
-
-
 def _severity(progress):
     """Return how hard the crops are: easy ones first, which teach what the object looks like."""
     begin, end = HARDER
     return EASY + (1 - EASY) * min(max((progress - begin) / (end - begin), 0), 1)
-
-
-def _schedule(progress):
-    """Return the share of the highest learning rate: a short rise, then half a cosine."""
-    warm = 0.03
-    if progress < warm:
-        return 0.05 + 0.95 * progress / warm
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
-
-
-@torch.no_grad()
-def _follow(average, network, decay):
-    """Move the average of the weights towards the network's."""
-    ours, theirs = [], []
-    for mine, its in zip(average.state_dict().values(), network.state_dict().values()):
-        if mine.is_floating_point():
-            ours.append(mine)
-            theirs.append(its)
-        else:
-            mine.copy_(its)
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
 def _key(model, config):

@@ -92,6 +92,8 @@ class CropBatch:
         Pose in the crop camera's frame, metres.
     visible : tensor, shape (B,)
         Visible share of the silhouette.
+    view : tensor of int, shape (B,)
+        Which view of the bank each was cut from.
 
     """
 
@@ -102,6 +104,7 @@ class CropBatch:
     R_m2c: torch.Tensor
     t_m2c: torch.Tensor
     visible: torch.Tensor
+    view: torch.Tensor
 
 
 class CropSampler:
@@ -112,7 +115,8 @@ class CropSampler:
     ----------
     bank : ViewBank
         With colours for 'rgb_mask'; silhouettes do for 'mask'.
-    model : ObjectModel
+    model : ObjectModel or None
+        None: the bank's poses are taken as they are, and crops have no keypoints.
     network_input : str
         'mask' or 'rgb_mask'.
     config : CropConfig
@@ -135,16 +139,19 @@ class CropSampler:
         self.recolor = recolor
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        symmetries = model.symmetries_for(network_input)
-        poses = [canonical_pose(Pose(rotation, translation), symmetries)
-                 for rotation, translation in zip(bank.R_m2c, bank.t_m2c)]
+        poses = [Pose(*pair) for pair in zip(bank.R_m2c, bank.t_m2c)]
+        keypoints = np.zeros((len(poses), 1, 0, 3))
+        if model is not None:
+            symmetries = model.symmetries_for(network_input)
+            poses = [canonical_pose(pose, symmetries) for pose in poses]
+            keypoints = np.stack([labelings(pose, model.keypoints, symmetries)
+                                  for pose in poses])  # (V, L, K, 3)
         self._rotation = self._tensor(np.stack([pose.R_m2c for pose in poses]))
         self._translation = self._tensor(np.stack([pose.t_m2c for pose in poses]))
         self._focal = self._tensor(bank.focal)
         self._upright = torch.from_numpy(bank.upright).to(self.device)
         self._pixels = torch.from_numpy(bank.pixels).to(self.device)
-        self._keypoints = self._tensor(np.stack(
-            [labelings(pose, model.keypoints, symmetries) for pose in poses]))  # (V, L, K, 3)
+        self._keypoints = self._tensor(keypoints)
         self._backgrounds: Any = None
         if network_input == 'rgb_mask':
             self._backgrounds = torch.from_numpy(
@@ -238,7 +245,7 @@ class CropSampler:
         points = torch.einsum('bij,blkj->blki', rotation, self._keypoints[view])
         points = (points + translation[:, None, None]) @ crop_K[:, None].mT
         keypoints = points[..., :2] / points[..., 2:]
-        return CropBatch(rgb, mask, keypoints, crop_K, rotation, translation, share)
+        return CropBatch(rgb, mask, keypoints, crop_K, rotation, translation, share, view)
 
     def _blobs(self, count, cells, size, channels=1):
         """Return smooth noise (count, channels, size, size), about standard normal."""

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..mesh import surface_colors
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,24 +97,6 @@ class RayCaster:
         surface[away] *= -1
         normal[index] = surface
         albedo = np.zeros((height * width, 3), np.uint8)
-        albedo[index] = self._albedo(face, weights)
+        albedo[index] = surface_colors(self.mesh, face, weights)
         return GBuffer(mask.reshape(height, width), depth.reshape(height, width),
                        normal.reshape(height, width, 3), albedo.reshape(height, width, 3))
-
-    def _albedo(self, face, weights):
-        """Return RGB (n, 3) at barycentric `weights` (n, 3, 1) of faces (n,)."""
-        mesh = self.mesh
-        corners = mesh.faces[face]
-        if mesh.texture is not None:
-            uv = (mesh.uv[corners] * weights).sum(1) % 1.0
-            height, width = mesh.texture.shape[:2]
-            maps = np.stack([uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5], -1)
-            # remap takes at most 32767 rows.
-            rows = np.array_split(maps.astype(np.float32), len(maps) // 30000 + 1)
-            return np.concatenate([
-                cv2.remap(mesh.texture, part[:, None], None, cv2.INTER_LINEAR,
-                          borderMode=cv2.BORDER_REPLICATE)[:, 0]
-                for part in rows if len(part)] or [np.zeros((0, 3), np.uint8)])
-        if mesh.colors is not None:
-            return (mesh.colors[corners] * weights).sum(1).round().astype(np.uint8)
-        return np.full((len(face), 3), 180, np.uint8)

@@ -1,0 +1,179 @@
+"""Virtual crops of many objects, each with a drawing of it under a pose somewhat wrong."""
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+import torch
+
+from .flow import network_input
+from .surface import draw, POINTS, Surface
+from ..geometry import Pose
+from ..mesh import farthest_points, mesh_diameter, sample_surface, surface_samples
+from ..object_model import ObjectModel
+from ..synthetic.crops import CropConfig, CropSampler
+from ..synthetic.distractors import random_body
+from ..synthetic.symmetry import canonical_pose
+from ..synthetic.views import appearance_views, ViewBank
+
+# Masks are left out more often than for keypoints: edges in the colours are more exact.
+CROPS = CropConfig(mask_dropped=0.5)
+# Standard deviations of a pose's faults: turn about each axis in radians, place in pixels of the
+# crop, logarithm of the distance. All are multiplied by the same number from FAULTS, and twice
+# that for one in ten.
+TURN, PLACE, DISTANCE = math.radians(6), 2.5, 0.035
+FAULTS = (0.1, 1.6)
+# One random body in so many is drawn grey, as a mesh without colours would be.
+GREY = 8
+
+
+def random_objects(rng, count):
+    """Return `count` random bodies as (ObjectModel, Mesh, Surface)."""
+    objects = []
+    for index in range(count):
+        mesh = random_body(rng, 128, most_parts=4)
+        points = farthest_points(sample_surface(mesh, 2048), 64)
+        model = ObjectModel(f'body{index}', points[:8], tuple(f'p{n}' for n in range(8)),
+                            np.stack([mesh.vertices.min(0), mesh.vertices.max(0)]),
+                            mesh_diameter(mesh.vertices), points)
+        # Not as even as those of known objects, which takes longer.
+        points, normals, colors = surface_samples(mesh, POINTS, index)
+        surface = Surface(points.astype(np.float32), normals.astype(np.float32), colors)
+        if index % GREY == 0:
+            surface.colors[:] = 180
+        objects.append((model, mesh, surface))
+    return objects
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """
+    What a PairSampler gives, of B samples.
+
+    Attributes
+    ----------
+    image : tensor, shape (B, CHANNELS, S, S)
+        See flow.network_input.
+    shift : tensor, shape (B, h, w, 2)
+        From where a point was drawn to where it is, pixels of the crop.
+    is_seen : tensor of bool, shape (B, h, w)
+        Where points were drawn.
+    points : tensor, shape (B, h, w, 3)
+        These points, model frame, metres.
+    K, R_m2c, t_m2c : tensors, shapes (B, 3, 3), (B, 3, 3), (B, 3)
+        Of the crop's camera, and the true pose.
+    R_drawn, t_drawn : tensors, shapes (B, 3, 3), (B, 3)
+        The pose under which the object was drawn.
+    which : tensor of int, shape (B,)
+        Number of the object.
+
+    """
+
+    image: torch.Tensor
+    shift: torch.Tensor
+    is_seen: torch.Tensor
+    points: torch.Tensor
+    K: torch.Tensor
+    R_m2c: torch.Tensor
+    t_m2c: torch.Tensor
+    R_drawn: torch.Tensor
+    t_drawn: torch.Tensor
+    which: torch.Tensor
+
+
+class PairSampler:
+    """
+    Draws crops of several objects and the objects themselves beside them.
+
+    Parameters
+    ----------
+    objects : list of (ObjectModel, Mesh, Surface)
+    views : list of int
+        How many views to render of each.
+    scenery : dict
+        'backgrounds' and 'bodies' for CropSampler.
+    rng : numpy.random.Generator
+        For the views.
+    progress : callable
+        Wraps the list of objects, to draw a bar.
+
+    """
+
+    def __init__(self, objects, views, scenery, rng, progress=iter):
+        banks, which = [], []
+        for index in progress(range(len(objects))):
+            model, mesh, _ = objects[index]
+            bank = appearance_views(model, mesh, views[index], rng)
+            poses = [canonical_pose(Pose(*pair), model.symmetries)
+                     for pair in zip(bank.R_m2c, bank.t_m2c)]
+            banks.append((np.stack([pose.R_m2c for pose in poses]),
+                          np.stack([pose.t_m2c for pose in poses]), bank.focal, bank.upright,
+                          bank.pixels))
+            which += [index] * views[index]
+        bank = ViewBank(*(np.concatenate(parts) for parts in zip(*banks)))
+        self._crops = CropSampler(bank, None, 'rgb_mask', CROPS, **scenery)
+        self._which = torch.tensor(which)
+        points, look = zip(*(surface.tensors() for _, _, surface in objects))
+        self._points, self._look = torch.stack(points), torch.stack(look)
+        self._centers = torch.tensor(np.stack([model.center for model, _, _ in objects])).float()
+        self.seed(0)
+
+    def seed(self, seed):
+        """Start the randomness anew."""
+        self._crops.generator.manual_seed(seed)
+        self._random = torch.Generator().manual_seed(seed + 1)
+
+    def points(self, which):
+        """Return the surface's points (N, 3) of an object by its number."""
+        return self._points[which].double().numpy()
+
+    def batch(self, count, severity=1.0):
+        """Return Pairs of `count` samples, with a share of the crops' faults."""
+        config = self._crops.config
+        self._crops.config = config.eased(severity)
+        crops = self._crops.batch(count)
+        self._crops.config = config
+        which = self._which[crops.view]
+        rotation, translation = self._faulty(crops, self._centers[which])
+        drawn = draw(self._points[which], self._look[which], rotation, translation, crops.K,
+                     config.size)
+        flat = drawn.points.flatten(1, 2)
+        shift = (_project(flat, crops.R_m2c, crops.t_m2c, crops.K)
+                 - _project(flat, rotation, translation, crops.K))
+        return Pairs(network_input(crops.rgb, crops.mask, drawn.pixels),
+                     shift.view(*drawn.is_seen.shape, 2), drawn.is_seen, drawn.points, crops.K,
+                     crops.R_m2c, crops.t_m2c, rotation, translation, which)
+
+    def _faulty(self, crops, centers):
+        """Return poses near the true ones."""
+        count = len(centers)
+
+        def uniform():
+            return torch.rand(count, generator=self._random)
+
+        def normal(*shape):
+            return torch.randn(*shape, generator=self._random)
+
+        scale = FAULTS[0] + (FAULTS[1] - FAULTS[0]) * uniform()
+        scale = scale * torch.where(uniform() < 0.1, 2.0, 1.0)
+        turn = _rotations(normal(count, 3) * scale[:, None] * TURN)
+        rotation = turn @ crops.R_m2c
+        middle = torch.einsum('bij,bj->bi', crops.R_m2c, centers) + crops.t_m2c
+        moved = normal(count, 2) * scale[:, None] * PLACE / crops.K[:, :1, 0]
+        depth = middle[:, 2] * torch.exp(normal(count) * scale * DISTANCE)
+        ray = torch.cat([middle[:, :2] / middle[:, 2:] + moved, torch.ones(count, 1)], 1)
+        return rotation, ray * depth[:, None] - torch.einsum('bij,bj->bi', rotation, centers)
+
+
+def _project(points, rotation, translation, K):
+    """Return pixels (B, N, 2) of points (B, N, 3)."""
+    seen = (points @ rotation.mT + translation[:, None]) @ K.mT
+    return seen[..., :2] / seen[..., 2:].clamp(min=1e-6)
+
+
+def _rotations(vectors):
+    """Return rotations (B, 3, 3) about vectors (B, 3) by their lengths."""
+    cross = torch.zeros(len(vectors), 3, 3)
+    for index, (row, column) in enumerate(((2, 1), (0, 2), (1, 0))):
+        cross[:, row, column], cross[:, column, row] = vectors[:, index], -vectors[:, index]
+    return torch.linalg.matrix_exp(cross)
