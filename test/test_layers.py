@@ -21,7 +21,6 @@ LAYERS = {
     'demo.meshes': 0,
     'instance': 0,
     'mesh': 0,
-    'mesh': 0,
     'object_model': 0,
     # L1 algorithms: OpenCV, SciPy
     'belief': 1,
@@ -39,6 +38,9 @@ LAYERS = {
     # L2 learning: torch, torchvision
     'devices': 2,
     'keypoints': 2,
+    'learning': 2,
+    'muon': 2,
+    'refinement': 2,
     'segmentation': 2,
     'synthetic.crops': 2,
     # L3 composition
@@ -52,6 +54,8 @@ LAYERS = {
     'keypoints.report': 3,
     'keypoints.train': 3,
     'pipeline': 3,
+    'refinement.pairs': 3,
+    'refinement.train': 3,
     'run_images': 3,
     'segmentation.train': 3,
     'stability': 3,

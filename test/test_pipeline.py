@@ -182,7 +182,8 @@ def test_poses_of_rgb_models_are_mended(mesh):
         oracle = Oracle(checkpoint, camera, wrong)
         oracle.box = mask_box(seen.mask)
         estimator._predictors['cup'] = oracle
-        found, = estimator.estimate(image, [Instance('cup', 0.9, oracle.box, seen.mask, 1)], camera)
+        found, = estimator.estimate(image, [Instance('cup', 0.9, oracle.box, seen.mask, 1)],
+                                    camera)
         errors.append(np.linalg.norm(found.pose.transform(model.points)
                                      - truth.transform(model.points), axis=1).mean())
         assert np.linalg.eigvalsh(found.covariance).min() > 0

@@ -133,6 +133,30 @@ def test_training_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     assert 'cup and 2 random bodies' in (tmp_path / 'refiner.md').read_text()
 
 
+def test_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, 'BODY_VIEWS', 2)
+    sampler = train._sampler
+    monkeypatch.setattr(train, '_sampler', lambda objects, bodies, views, seed, *_, **__: sampler(
+        objects, min(bodies, 2), 3, seed, 2, 4))
+    objects, path = [object_from_mesh('builtin:cup', 'm', 'cup')], tmp_path / 'refiner.safetensors'
+    loss, calls = train.loss, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return loss(*given)
+
+    monkeypatch.setattr(train, 'loss', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(objects, 0.05, path, 'cpu', bodies=2, views=3)
+    assert 'the same command goes on from here' in capsys.readouterr().out
+    assert not path.exists()
+    train.train(objects, 0.05, path, 'cpu', bodies=2, views=3)
+    assert f'{2 * train.BATCH} samples' in capsys.readouterr().out
+    assert Refiner.load(path).training['samples'] > 2 * train.BATCH
+
+
 def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(InputError, match='got no such file; train them'):
         Refiner.load(tmp_path / 'refiner.safetensors')

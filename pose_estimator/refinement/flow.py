@@ -103,6 +103,7 @@ def settle(pose, points, shift, error, K, steps=4):
     K : array, shape (3, 3)
         Intrinsics of the crop.
     steps : int
+        How often the pose is moved.
 
     Returns
     -------

@@ -124,7 +124,7 @@ class PairSampler:
         self._random = torch.Generator().manual_seed(seed + 1)
 
     def points(self, which):
-        """Return the surface's points (N, 3) of an object by its number."""
+        """Return what is drawn of an object, given by its number, shape (N, 3)."""
         return self._points[which].double().numpy()
 
     def batch(self, count, severity=1.0):

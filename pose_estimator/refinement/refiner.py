@@ -25,7 +25,7 @@ FILE = 'refiner.safetensors'
 # Side of a crop over the longer side of the drawing's box.
 MARGIN = 1.4
 # Drawings are compared so often, each with the pose that the one before gave.
-ROUNDS = 3
+ROUNDS = 2
 # So few cells of an object say nothing.
 MIN_CELLS = 20
 

@@ -126,10 +126,14 @@ def draw(points, look, R_m2c, t_m2c, K, size):
         Model frame, metres.
     look : tensor, shape (B, N, 6)
         Colours 0..1 and normals, model frame.
-    R_m2c, t_m2c : tensors, shapes (B, 3, 3), (B, 3)
+    R_m2c : tensor, shape (B, 3, 3)
+        Of the pose, as t_m2c.
+    t_m2c : tensor, shape (B, 3)
+        Metres.
     K : tensor, shape (B, 3, 3)
-        Intrinsics of crops of `size` pixels a side.
+        Intrinsics of the crops.
     size : int
+        Side of the crops in pixels.
 
     Returns
     -------
