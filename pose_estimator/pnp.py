@@ -217,17 +217,20 @@ def project(rotation, translation, points, K):
         point x moves by shift + turn x (R x).
 
     """
-    turned = np.einsum('hij,nj->hni', rotation, points)
+    turned = points @ rotation.swapaxes(-1, -2)  # (H, N, 3)
     x, y, z = np.moveaxis(turned + translation[:, None], 2, 0)
     z = np.maximum(z, 1e-6)
-    zero = np.zeros_like(z)
     pixels = np.stack([K[0, 0] * x / z + K[0, 1] * y / z + K[0, 2],
                        K[1, 1] * y / z + K[1, 2]], -1)
-    by_point = np.stack([
-        np.stack([K[0, 0] / z, K[0, 1] / z, -(K[0, 0] * x + K[0, 1] * y) / z ** 2], -1),
-        np.stack([zero, K[1, 1] / z, -K[1, 1] * y / z ** 2], -1)], -2)
-    a, b, c = np.moveaxis(turned, 2, 0)
-    # d(w x p)/dw = -[p]x
-    by_turn = np.stack([np.stack([zero, c, -b], -1), np.stack([-c, zero, a], -1),
-                        np.stack([b, -a, zero], -1)], -2)
-    return pixels, np.concatenate([by_point, by_point @ by_turn], -1)
+    jacobian = np.zeros((*z.shape, 2, 6))
+    jacobian[..., 0, 0] = K[0, 0] / z
+    jacobian[..., 0, 1] = K[0, 1] / z
+    jacobian[..., 0, 2] = -(K[0, 0] * x + K[0, 1] * y) / z ** 2
+    jacobian[..., 1, 1] = K[1, 1] / z
+    jacobian[..., 1, 2] = -K[1, 1] * y / z ** 2
+    # d(w x p)/dw = -[p]x, so these are cross products, for which numpy's own are slow.
+    a, b, c = np.moveaxis(turned[..., None, :], -1, 0)
+    p, q, r = np.moveaxis(jacobian[..., :3], -1, 0)
+    jacobian[..., 3], jacobian[..., 4] = b * r - c * q, c * p - a * r
+    jacobian[..., 5] = a * q - b * p
+    return pixels, jacobian

@@ -133,6 +133,29 @@ def test_training_writes_weights_that_load(tmp_path, monkeypatch, capsys):
     assert 'cup and 2 random bodies' in (tmp_path / 'refiner.md').read_text()
 
 
+def test_training_goes_on_from_given_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, 'BODY_VIEWS', 2)
+    sampler, seeds = train._sampler, []
+
+    def small(objects, bodies, views, seed, *_, **__):
+        seeds.append(seed)
+        return sampler(objects, min(bodies, 2), 3, seed, 2, 4)
+
+    monkeypatch.setattr(train, '_sampler', small)
+    objects, path = [object_from_mesh('builtin:cup', 'm', 'cup')], tmp_path / 'refiner.safetensors'
+    start = Refiner.shipped()
+    monkeypatch.setattr(train, 'RATE', 1e-9)
+    monkeypatch.setattr(train, 'MUON_RATE', 1e-9)
+    train.train(objects, 0.02, path, 'cpu', bodies=2, views=3, start=start)
+    found = Refiner.load(path)
+    name = next(name for name in start.weights if name.endswith('weight'))
+    assert torch.allclose(found.weights[name], start.weights[name], atol=1e-3)
+    assert found.training['start'] == start.training
+    assert seeds[0] == train.TRAIN_SEED + start.training['samples']
+    card = (tmp_path / 'refiner.md').read_text()
+    assert f'{start.training["samples"]} crops' in card and 'random weights' in card
+
+
 def test_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, 'BODY_VIEWS', 2)
     sampler = train._sampler

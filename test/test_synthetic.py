@@ -129,6 +129,16 @@ def test_occlusion_truncation_and_faults_take_from_the_mask(cup, cup_views, back
     assert faulty.visible.min() >= harsh.min_visible - 1e-6
 
 
+def test_boxes_are_about_what_is_seen_or_about_all_of_it(cup, cup_views, backgrounds):
+    hidden = replace(CLEAN, occluded=1)
+    clear, seen, whole = (
+        CropSampler(cup_views, cup[0], 'rgb_mask', config, backgrounds).batch(64)
+        for config in (CLEAN, hidden, replace(hidden, box_whole=True)))
+    assert whole.visible.min() < 0.7
+    assert torch.equal(whole.keypoints, clear.keypoints)
+    assert ((seen.keypoints - clear.keypoints).abs().amax((1, 2, 3)) > 3).sum() > 5
+
+
 def test_neighbours_stand_before_and_behind(cup, cup_views, backgrounds):
     bodies = body_bank(np.random.default_rng(0), 6, 48)
     assert ((bodies[..., 3] > 0).mean((1, 2)) > 0.02).all()

@@ -122,11 +122,11 @@ def settle(pose, points, shift, error, K, steps=4):
     target = project(pose.R_m2c[None], pose.t_m2c[None], points, K)[0][0] + shift
     for _ in range(steps):
         seen, jacobian = project(pose.R_m2c[None], pose.t_m2c[None], points, K)
-        residual, jacobian = seen[0] - target, jacobian[0]
+        residual, jacobian = seen[0] - target, jacobian[0].reshape(-1, 6)
         away = np.sqrt((residual ** 2).sum(1))
         weight = 1 / (error * np.maximum(away, error))
-        normal = np.einsum('nia,n,nib->ab', jacobian, weight, jacobian)
-        gradient = np.einsum('nia,n,ni->a', jacobian, weight, residual)
+        weighed = jacobian.T * weight.repeat(2)
+        normal, gradient = weighed @ jacobian, weighed @ residual.ravel()
         damped = normal + np.diag(1e-4 * np.diag(normal) + 1e-12)
         step = -np.linalg.solve(damped, gradient)
         if not np.isfinite(step).all():

@@ -17,10 +17,12 @@ from ..synthetic.symmetry import canonical_pose
 from ..synthetic.views import appearance_views, ViewBank
 
 # Masks are left out more often than for keypoints: edges in the colours are more exact.
-CROPS = CropConfig(mask_dropped=0.5)
+# Pictures are cut out about what was drawn, so that they hold the whole object, hidden or not.
+CROPS = CropConfig(mask_dropped=0.5, box_whole=True, box_partial=0.0, box_shift=0.05,
+                   box_scale=0.1, occluded=0.85)
 # Standard deviations of a pose's faults: turn about each axis in radians, place in pixels of the
 # crop, logarithm of the distance. All are multiplied by the same number from FAULTS, and twice
-# that for one in ten.
+# that for one in four.
 TURN, PLACE, DISTANCE = math.radians(6), 2.5, 0.035
 FAULTS = (0.1, 1.6)
 # One random body in so many is drawn grey, as a mesh without colours would be.
@@ -155,7 +157,7 @@ class PairSampler:
             return torch.randn(*shape, generator=self._random)
 
         scale = FAULTS[0] + (FAULTS[1] - FAULTS[0]) * uniform()
-        scale = scale * torch.where(uniform() < 0.1, 2.0, 1.0)
+        scale = scale * torch.where(uniform() < 0.25, 2.0, 1.0)
         turn = _rotations(normal(count, 3) * scale[:, None] * TURN)
         rotation = turn @ crops.R_m2c
         middle = torch.einsum('bij,bj->bi', crops.R_m2c, centers) + crops.t_m2c

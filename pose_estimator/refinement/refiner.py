@@ -96,6 +96,7 @@ class Refiner:
             raise InputError(f'weights do not fit the configuration, first {missing[0]}')
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                                  for name, tensor in weights.items()}, strict=False)
+        self.weights = network.state_dict()
         self._type = torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
         self._network = fold_batch_norms(network).to(self.device, self._type,
                                                      memory_format=torch.channels_last)
@@ -121,15 +122,8 @@ class Refiner:
             raise InputError(f'{path}: expected the weights of the refinement, got no such file; '
                              'train them: python -m pose_estimator train-refiner OBJECT.yaml ...')
         try:
-            with safe_open(path, 'pt') as stream:
-                about = json.loads((stream.metadata() or {}).get('pose_estimator', '{}'))
-                weights = {name: stream.get_tensor(name) for name in stream.keys()}
-            if not isinstance(about, dict) or about.get('format') != FORMAT:
-                raise ValueError(f'not of format {FORMAT}')
-            config = HourglassConfig.from_dict(about['config'])
-            if (config.in_channels, config.keypoints) != (CHANNELS, OUTPUTS):
-                raise ValueError(f'{config.in_channels} channels in and {config.keypoints} out')
-            return cls(config, weights, about['training'], device)
+            config, weights, training = _read_file(path)
+            return cls(config, weights, training, device)
         except (SafetensorError, InputError, OSError, KeyError, TypeError, ValueError,
                 RuntimeError) as error:
             raise InputError(f'{path}: expected the weights of the refinement, got a damaged or '
@@ -206,6 +200,19 @@ class Refiner:
         return [(points[there].cpu().double().numpy(), one[there].cpu().double().numpy(),
                  sure[there].cpu().double().numpy())
                 for points, one, sure, there in zip(drawn.points, shift, error, drawn.is_seen)]
+
+
+def _read_file(path):
+    """Return configuration, weights and facts of a file; see Refiner.load for its errors."""
+    with safe_open(path, 'pt') as stream:
+        about = json.loads((stream.metadata() or {}).get('pose_estimator', '{}'))
+        weights = {name: stream.get_tensor(name) for name in stream.keys()}
+    if not isinstance(about, dict) or about.get('format') != FORMAT:
+        raise ValueError(f'not of format {FORMAT}')
+    config = HourglassConfig.from_dict(about['config'])
+    if (config.in_channels, config.keypoints) != (CHANNELS, OUTPUTS):
+        raise ValueError(f'{config.in_channels} channels in and {config.keypoints} out')
+    return config, weights, about['training']
 
 
 def _crop_about(points, pose, camera, size):

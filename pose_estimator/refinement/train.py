@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from .flow import CHANNELS, loss, OUTPUTS, read, settle
 from .pairs import PairSampler, random_objects
-from .refiner import FILE, save_refiner
+from .refiner import FILE, Refiner, save_refiner
 from .surface import Surface
 from .. import learning
 from ..devices import has_fast_bfloat16, keep_freed_memory, processor_name, torch_device
@@ -56,6 +56,8 @@ def add_arguments(parser):
                         help='known objects, which are learned beside random bodies')
     parser.add_argument('--minutes', type=float, default=DEFAULT_MINUTES,
                         help='time to spend on learning (default: %(default)g)')
+    parser.add_argument('--start', type=Path, metavar='FILE',
+                        help='weights to begin with (default: random ones)')
     parser.add_argument('--output', type=Path, default=Path('models') / FILE, metavar='FILE',
                         help='where the weights go (default: %(default)s)')
     parser.add_argument('--device', default='auto', help='cpu, cuda, ... (default: %(default)s)')
@@ -65,7 +67,9 @@ def run(args):
     """Run the command; return its exit code."""
     if not args.minutes > 0:
         raise InputError(f'--minutes: expected more than 0, got {args.minutes}')
-    train([load_object(path) for path in args.objects], args.minutes, args.output, args.device)
+    start = Refiner.load(args.start) if args.start else None
+    train([load_object(path) for path in args.objects], args.minutes, args.output, args.device,
+          start=start)
     return 0
 
 
@@ -87,7 +91,8 @@ class _Stream(IterableDataset):
                         for name in ('image', 'shift', 'is_seen'))
 
 
-def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIEWS):
+def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIEWS,
+          start=None):
     """
     Train, and write weights and card.
 
@@ -105,6 +110,8 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
         Random ones beside the known.
     views : int
         Of each known object.
+    start : Refiner or None
+        With whose weights to begin.
 
     """
     if device == 'auto':
@@ -115,14 +122,18 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
     if on_cpu:
         keep_freed_memory()
         torch.set_num_threads(max(1, cores - workers))
-    sampler = _sampler(objects, bodies, views, TRAIN_SEED)
+    # Other views and bodies than those that the start has seen.
+    before = start.training['samples'] if start else 0
+    sampler = _sampler(objects, bodies, views, TRAIN_SEED + before)
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(CONFIG).to(device, memory_format=torch.channels_last)
+    if start is not None:
+        network.load_state_dict(start.weights)
     average = copy.deepcopy(network).eval()
     optimizers = learning.optimizers(network, RATE, MUON_RATE)
     rates = [optimizer.defaults['lr'] for optimizer in optimizers]
     resume = path.with_suffix('.resume')
-    key = repr((asdict(CONFIG), [model.name for model, _ in objects], minutes, bodies))
+    key = repr((asdict(CONFIG), [model.name for model, _ in objects], minutes, bodies, before))
     spent, samples = 0.0, 0
     state = _load_resume(resume, key)
     if state:
@@ -141,13 +152,13 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
                     'spent': spent, 'samples': samples}, part)
         os.replace(part, resume)
 
-    batches = iter(DataLoader(_Stream(sampler, TRAIN_SEED + 7919 * (samples + 1)),
+    batches = iter(DataLoader(_Stream(sampler, TRAIN_SEED + 7919 * (before + samples + 1)),
                               batch_size=None, num_workers=workers, prefetch_factor=4))
     bfloat = has_fast_bfloat16(torch_device(device))
     bar = tqdm(total=round(minutes * 60), initial=round(spent), desc='refiner', unit='',
                mininterval=1.0, bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} spent, '
                                            '{remaining} left{postfix}')
-    before, clock, saved, smooth, begun = spent, time.monotonic(), time.monotonic(), None, samples
+    sat, clock, saved, smooth, begun = spent, time.monotonic(), time.monotonic(), None, samples
     try:
         while spent < 60 * minutes:
             for optimizer, rate in zip(optimizers, rates):
@@ -168,7 +179,7 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
                 raise InputError(f'refiner: the loss is {value.item()}')
             smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
             now = time.monotonic()
-            spent = before + now - clock
+            spent = sat + now - clock
             bar.set_postfix_str(f'loss {smooth:.3f}, {(samples - begun) / (now - clock):.0f} '
                                 'samples/s', refresh=False)
             bar.update(min(round(spent), bar.total) - bar.n)
@@ -186,7 +197,7 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
     facts = {'command': 'python -m pose_estimator ' + shlex.join(sys.argv[1:]),
              'date': datetime.date.today().isoformat(), 'minutes': round(spent / 60, 1),
              'samples': samples, 'objects': [model.name for model, _ in objects],
-             'bodies': bodies,
+             'bodies': bodies, 'start': start.training if start else None,
              'processor': f'{name}, {os.cpu_count()} cores, {platform.machine()}'}
     finish(objects, average.cpu(), path, facts)
     resume.unlink(missing_ok=True)
@@ -230,6 +241,7 @@ bodies |
 | Command | `{facts["command"]}` |
 | Date, machine | {facts["date"]}; {facts["processor"]} |
 | Time, samples | {facts["minutes"]} min, {facts["samples"]} crops |
+| Before that | {_history(facts["start"])} |
 | Network | {config.modules} hourglass, {config.width} channels, {config.input_size} px in, \
 shifts and their expected errors in {config.heatmap_size} x {config.heatmap_size} cells out |
 
@@ -243,6 +255,14 @@ occluded and with faulty masks), medians, with the shift of visible points in pi
 """)
     print(f'{path}: random bodies never seen, {new["before_right"]:.0f} -> '
           f'{new["after_right"]:.0f} % of poses within ADD 0.1 d after one round')
+
+
+def _history(start):
+    """Return in words what was learned before, from a Refiner's facts."""
+    if start is None:
+        return 'random weights'
+    return (f'{start["minutes"]} min, {start["samples"]} crops ({start["date"]}, '
+            f'`{start["command"]}`), before that {_history(start.get("start"))}')
 
 
 @torch.no_grad()

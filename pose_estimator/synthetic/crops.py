@@ -32,7 +32,8 @@ class CropConfig:
 
     The faults of masks and boxes follow what a real Mask R-CNN was seen to do: an outline that
     wobbles and lies more often too far in than out, parts of an object lost, its neighbours
-    taken for it, a box about a part only.
+    taken for it, a box about a part only. With `box_whole`, boxes are about the whole object,
+    hidden or not, as a drawing of it has them.
     """
 
     size: int = 128
@@ -41,6 +42,7 @@ class CropConfig:
     box_shift: float = 0.08
     box_scale: float = 0.15
     box_partial: float = 0.15
+    box_whole: bool = False
     occluded: float = 0.8
     truncated: float = 0.1
     min_visible: float = 0.25
@@ -209,7 +211,7 @@ class CropSampler:
         share = torch.where(unfit.flatten(), torch.ones_like(share), share)
 
         # The virtual camera that looks at the visible part's box, which is not quite right.
-        center, extent = _boxes(visible)
+        center, extent = _boxes(silhouette if config.box_whole else visible)
         center = center + extent[:, None] * config.box_shift * self._normal(count, 2)
         # Now and then the box is about a part of what is visible.
         part = self._chance(config.box_partial, count).flatten()
