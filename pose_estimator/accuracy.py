@@ -120,7 +120,7 @@ def _replace(text, name, tables, path):
 
 def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
     """Return the lines of one data set's tables."""
-    runs = []
+    runs, plain = [], []
     for network_input in ('rgb_mask', 'mask'):
         if not find_models(models, network_input):
             continue
@@ -136,26 +136,29 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
             sources.insert(0, ('detected', RecordedSegmenter(detections, names)))
         for kind, source in sources:
             title = f'`{network_input}`, {kind} masks'
-            runs.append(_estimate(title, dataset, estimator, names, source,
-                                  tqdm(dataset.images(), unit='image', desc=f'{name}, {title}')))
+            runs.append(_estimate(name, title, dataset, estimator, names, source))
+        if estimator.needs_image:
+            bare = PoseEstimator.from_directory(models, network_input, min_score=0.0,
+                                                objects=list(names.values()), refine=False)
+            kind, source = sources[0]
+            plain.append(_estimate(name, f'the same, {kind} masks, poses not mended', dataset,
+                                   bare, names, source))
     if not runs:
         raise InputError(f'{models}: expected models of objects of {dataset.path}, got none')
     first = runs[0]
     lines = [f'{len(dataset.images())} images; {datetime.date.today().isoformat()}, '
              f'{processor_name()}, {len(os.sched_getaffinity(0))} cores.', '', _row('', SHOWN),
              _row('---', ['--:'] * len(SHOWN))]
-    for one in runs:
+    theirs = [_peer(dataset, *peer) for peer in peers]
+    for one in runs + plain + theirs:
         lines.append(_row(one.title, _numbers(summarize(one.errors))))
-    for title, path in peers:
-        errors = measure(dataset, read_results(path), dataset.targets())
-        lines.append(_row(title, _numbers(summarize(errors))))
     lines += ['', f'Per object, {first.title}:', '', _row('object', SHOWN),
               _row('---', ['--:'] * len(SHOWN))]
     for number in sorted({target.object_id for target in first.targets}):
         own = [error for error in first.errors if error.object_id == number]
         lines.append(_row(str(number), _numbers(summarize(own))))
-    lines += [''] + _along_and_across(dataset, runs)
-    lines += [''] + _by_visibility(dataset, runs)
+    lines += [''] + _along_and_across(dataset, runs + theirs)
+    lines += [''] + _by_visibility(dataset, runs + theirs)
     lines += [''] + _coverage(dataset, runs)
     if detections is not None:
         lines += [''] + _what_a_robot_gets(dataset, first, threshold, folder / f'{name}.png')
@@ -165,8 +168,15 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
     return lines
 
 
-def _estimate(title, dataset, estimator, names, source, images):
+def _peer(dataset, title, path):
+    """Return the Run of another method's result file."""
+    results, targets = read_results(path), dataset.targets()
+    return Run(title, {}, {}, [], results, targets, measure(dataset, results, targets))
+
+
+def _estimate(name, title, dataset, estimator, names, source):
     """Return the Run of all instances of a source."""
+    images = tqdm(dataset.images(), unit='image', desc=f'{name}, {title}')
     found = list(estimates(estimator, dataset, source.instances, images))
     results = to_results(found, estimator.models)
     untrusted = set(getattr(source, 'untrusted', ()))

@@ -13,12 +13,19 @@ DOCUMENT = 'Before.\n\n<!-- boxes -->\nold\n<!-- end -->\n\n<!-- other -->\nkept
 
 
 class Oracle:
-    """Knows the true poses of bop_example, but shifts those of the second object by 10 cm."""
+    """
+    Knows the true poses of bop_example, but shifts those of the second object by 10 cm.
+
+    Poses that are not mended are shifted all of them.
+    """
 
     needs_image, min_score = True, 0.5
     sure_scores = {'one': 0.95, 'two': 0.1}
     models = {'one': SimpleNamespace(name='one', bop_id=1),
               'two': SimpleNamespace(name='two', bop_id=2)}
+
+    def __init__(self, refine=True):
+        self.shifted = ('two',) if refine else ('one', 'two')
 
     def estimate(self, image, instances, camera):
         """Return the poses of an image, known by its camera's focal length."""
@@ -26,7 +33,7 @@ class Oracle:
         found = []
         for one in instances:
             truth = true_pose(*key, self.models[one.label].bop_id)
-            shift = [0, 0, 0.1 * (one.label == 'two')]
+            shift = [0, 0, 0.1 * (one.label in self.shifted)]
             turn = Pose.from_rotvec([0, 0, 0.003], np.zeros(3)).R_m2c  # three deviations
             found.append(SimpleNamespace(
                 name=one.label, score=0.9 if one.label == 'one' else 0.2, instance=one,
@@ -40,12 +47,13 @@ def measured(tmp_path, monkeypatch):
     write_dataset(tmp_path / 'boxes')
     monkeypatch.setattr(accuracy, 'find_models',
                         lambda models, kind: {'one': ''} if kind == 'rgb_mask' else {})
-    monkeypatch.setattr(accuracy.PoseEstimator, 'from_directory', lambda *args: Oracle())
+    monkeypatch.setattr(accuracy.PoseEstimator, 'from_directory',
+                        lambda *args, refine=True, **kwargs: Oracle(refine))
     document = tmp_path / 'accuracy.md'
     document.write_text(DOCUMENT)
 
-    def run(*datasets):
-        return main(['accuracy', *datasets, '--models', str(tmp_path), '--output',
+    def run(*given):
+        return main(['accuracy', *given, '--models', str(tmp_path), '--output',
                      str(document)]), document.read_text()
     return run
 
@@ -58,6 +66,8 @@ def test_tables_are_rewritten(measured, tmp_path):
     rows = [line.split(' | ') for line in text.splitlines()]
     overall = next(row for row in rows if row[0] == '| `rgb_mask`, detected masks')
     assert overall[1:4] == ['5', '0', '40.0']  # two of five targets are of the first object
+    bare = next(row for row in rows if row[0] == '| the same, detected masks, poses not mended')
+    assert bare[1:4] == ['5', '0', '0.0']
     assert [row[3] for row in rows if row[0] in ('| 1', '| 2')] == ['100.0', '0.0']
     # The squared error of 9 lies between what should hold a half and what should hold 90 %.
     assert '| `rgb_mask`, detected masks | 2 | 0 % | 100 % | 100 % |' in text
@@ -67,6 +77,17 @@ def test_tables_are_rewritten(measured, tmp_path):
     assert 'Lost to the segmenter: 0.0 % of the targets have no detection' in text
     assert 'Expected calibration error of the score: 0.160.' in text
     assert (tmp_path / 'accuracy' / 'boxes.png').stat().st_size > 1000
+
+
+def test_peers_stand_beside(measured, tmp_path):
+    folder, peer = tmp_path / 'boxes', tmp_path / 'peer.csv'
+    peer.write_text('scene_id,im_id,obj_id,score,R,t,time\n')
+    code, text = measured(f'boxes={folder}', '--peer', 'silent', str(peer))
+    assert code == 0
+    rows = [line.split(' | ') for line in text.splitlines() if line.startswith('| silent')]
+    assert [len(row) for row in rows] == [9, 5, 5]  # all in all, shifts, by visibility
+    assert rows[0][1:4] == ['5', '5', '0.0'] and rows[1][1] == '-'
+    assert any(cell.startswith('0 %') for cell in rows[2])
 
 
 def test_true_masks_alone_without_detections(measured, tmp_path):
