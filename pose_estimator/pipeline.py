@@ -229,7 +229,8 @@ class PoseEstimator:
     min_score : float
         Poses below it are withheld: pose None, with the reason.
     refine : bool
-        Mend poses by drawings of the object. Scores are fitted to mended poses.
+        Mend poses by drawings of the object. Without, which is for measuring what that brings,
+        scores only tell the better pose of an object from the worse.
 
     """
 
@@ -367,8 +368,10 @@ class PoseEstimator:
                               result.inliers, np.nan, result.reason)
         features = evidence.features(checkpoint.model.diameter)
         chance = score(features, checkpoint.calibration)
-        placed = Pose(result.pose.R_m2c, result.pose.t_m2c
-                      * distance_factor(features, checkpoint.calibration))
+        # What corrects distances was learned of mended poses.
+        as_fitted = self._refiner is not None or not self.needs_image
+        factor = distance_factor(features, checkpoint.calibration) if as_fitted else 1.0
+        placed = Pose(result.pose.R_m2c, result.pose.t_m2c * factor)
         # From the crop camera's frame to the real one's.
         back = Pose(crop.R_cam2crop.T, np.zeros(3))
         turn = np.kron(np.eye(2), back.R_m2c)

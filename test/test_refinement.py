@@ -17,8 +17,9 @@ from pose_estimator.synthetic.render import RayCaster
 import pytest
 import torch
 
-# What one round must leave of median errors, and how many more poses must be right, in percent.
-LEFT, GAIN = 0.6, 10
+# What one round must leave of the medians of shifts and rotations, and how many more poses must
+# be right, in percent; the card has 0.42, 0.61 and 19.
+LEFT_SHIFT, LEFT_TURN, GAIN = 0.5, 0.7, 14
 K = np.array([[400.0, 0, 63.5], [0, 400, 63.5], [0, 0, 1]])
 
 
@@ -114,8 +115,8 @@ def test_shipped_refiner_mends_things_that_it_has_not_seen():
     shipped = Refiner.shipped()
     found = train.measure(shipped._network.float(), train._sampler([], 24, 0, 4711, 8, 32), 8)
     assert found['samples'] > 200
-    assert found['after_px'] < LEFT * found['before_px']
-    assert found['after_deg'] < LEFT * found['before_deg']
+    assert found['after_px'] < LEFT_SHIFT * found['before_px']
+    assert found['after_deg'] < LEFT_TURN * found['before_deg']
     assert found['after_right'] > found['before_right'] + GAIN
 
 
