@@ -368,6 +368,10 @@ class PoseEstimator:
                               result.inliers, np.nan, result.reason)
         features = evidence.features(checkpoint.model.diameter)
         chance = score(features, checkpoint.calibration)
+        if self._refiner is not None and evidence.refinement is NOT_REFINED:
+            # Score and covariance were fitted to mended poses, and this one is odd besides.
+            return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
+                              result.inliers, np.nan, 'the pose cannot be compared with the image')
         # What corrects distances was learned of mended poses.
         as_fitted = self._refiner is not None or not self.needs_image
         factor = distance_factor(features, checkpoint.calibration) if as_fitted else 1.0
@@ -380,7 +384,7 @@ class PoseEstimator:
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
         pose, reason = back.compose(placed), ''
-        if chance < self.min_score:
+        if not chance >= self.min_score:  # nor where there is no number
             pose, reason = None, f'score {chance:.2f} is below {self.min_score:.2f}'
         return ObjectPose(name, instance, pose, chance, covariance, keypoints, confidence,
                           result.inliers, result.reprojection_error * zoom, reason)

@@ -190,6 +190,21 @@ def test_poses_of_rgb_models_are_mended(mesh):
     assert errors[1] < 0.5 * errors[0]
 
 
+def test_poses_that_cannot_be_mended_are_withheld(mesh, monkeypatch):
+    checkpoint, camera = make_checkpoint(mesh[0]), CAMERAS['rectified']
+    estimator = PoseEstimator([checkpoint], min_score=0.0)
+    monkeypatch.setattr(estimator._refiner, 'refine', lambda surfaces, *_: [None] * len(surfaces))
+    oracle = Oracle(checkpoint, camera, Pose(np.eye(3), [0, 0, 0.5]))
+    oracle.box = np.array([270, 190, 370, 290.0])
+    estimator._predictors['cup'] = oracle
+    mask = np.zeros((480, 640), bool)
+    mask[190:290, 270:370] = True
+    found, = estimator.estimate(np.zeros((480, 640, 3), np.uint8),
+                                [Instance('cup', 0.9, oracle.box, mask, 1)], camera)
+    assert found.pose is None and found.score == 0
+    assert found.reason == 'the pose cannot be compared with the image'
+
+
 def test_low_scores_are_withheld(mesh):
     checkpoint = make_checkpoint(mesh[0])
     sceptic = replace(checkpoint, calibration={**CALIBRATION, 'bias': -9.0})

@@ -238,7 +238,10 @@ def _follow_shifts(pose, crop, points, shift, error, first, surface):
         covariance = np.linalg.inv(normal)
     except np.linalg.LinAlgError:
         return None
-    if not np.isfinite(mended.t_m2c).all() or (mended.transform(points)[:, 2] <= 1e-3).any():
+    # In front of the camera that looks at the object, and of the one that took the image.
+    placed = mended.transform(surface)
+    if not np.isfinite(placed).all() or (placed[:, 2] <= 1e-3).any() or (
+            placed @ turn[:, 2] <= 1e-3).any():
         return None
     back = np.kron(np.eye(2), turn.T)
 

@@ -247,14 +247,14 @@ shifts and their expected errors in {config.heatmap_size} x {config.heatmap_size
 
 One round on {known["samples"]} held-back virtual crops each (other views, backgrounds and seeds,
 occluded and with faulty masks), medians, with the shift of visible points in pixels of
-{config.input_size}, distance, and the share of poses within ADD 0.1 d:
+{config.input_size}, distance, and the share of poses with ADD below 0.1 of the longest side:
 
 | | shift | rotation | distance | right |
 |---|---|---|---|---|
 {rows}
 """)
     print(f'{path}: random bodies never seen, {new["before_right"]:.0f} -> '
-          f'{new["after_right"]:.0f} % of poses within ADD 0.1 d after one round')
+          f'{new["after_right"]:.0f} % of poses right after one round')
 
 
 def _history(start):
