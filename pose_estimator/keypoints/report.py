@@ -228,7 +228,8 @@ calibration error of the score |
 95 % of these poses with a score of {checkpoint.calibration["sure_score"]:.2f} or more are right by
 that measure. Of the right poses that had no say in the covariance's scale,
 {number("covered_95", "{:.0f} %")} lie in the ellipsoid that should hold 95 %, with a mean of the
-normalised squared error of {number("mean_nees", "{:.1f}")} (6 is true).
+normalised squared error of {number("mean_nees", "{:.1f}")} (6 is true). Where it is more than
+6, the shipped scale is larger by as much.
 
 ![Curves and samples: truth green, found red]({stem.name}.jpg)
 """)

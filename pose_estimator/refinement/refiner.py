@@ -83,6 +83,11 @@ class Refiner:
     device : str
         Of torch.
 
+    Attributes
+    ----------
+    weights : dict of tensors
+        As given, in float32, for a training to go on from.
+
     """
 
     def __init__(self, config, weights, training=None, device='cpu'):

@@ -68,6 +68,8 @@ def run(args):
     if not args.minutes > 0:
         raise InputError(f'--minutes: expected more than 0, got {args.minutes}')
     start = Refiner.load(args.start) if args.start else None
+    if start is not None and start.config != CONFIG:
+        raise InputError(f'--start: expected a network of {CONFIG}, got {start.config}')
     train([load_object(path) for path in args.objects], args.minutes, args.output, args.device,
           start=start)
     return 0
@@ -123,7 +125,7 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
         keep_freed_memory()
         torch.set_num_threads(max(1, cores - workers))
     # Other views and bodies than those that the start has seen.
-    before = start.training['samples'] if start else 0
+    before = _samples(start.training) if start else 0
     sampler = _sampler(objects, bodies, views, TRAIN_SEED + before)
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(CONFIG).to(device, memory_format=torch.channels_last)
@@ -255,6 +257,11 @@ occluded and with faulty masks), medians, with the shift of visible points in pi
 """)
     print(f'{path}: random bodies never seen, {new["before_right"]:.0f} -> '
           f'{new["after_right"]:.0f} % of poses right after one round')
+
+
+def _samples(facts):
+    """Return how many crops were learned from, those of what it began with included."""
+    return facts['samples'] + (_samples(facts['start']) if facts.get('start') else 0)
 
 
 def _history(start):
