@@ -23,6 +23,24 @@ def torch_device(name):
     return device
 
 
+def training_device(name='auto'):
+    """
+    Return the torch.device to train on and make ready for it.
+
+    Parameters
+    ----------
+    name : str or torch.device
+        'auto': a GPU if there is one, that of this process's rank if torchrun started several.
+
+    """
+    if name == 'auto':
+        name = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
+    device = torch_device(name)
+    # All steps have the same shapes, so that finding the fastest convolutions pays.
+    torch.backends.cudnn.benchmark = device.type == 'cuda'
+    return device
+
+
 def has_fast_bfloat16(device):
     """Return whether convolutions in bfloat16 are faster than in float32 on a device."""
     device = torch.device(device)
@@ -73,3 +91,10 @@ def processor_name():
         return next(line.split(':')[1].strip() for line in lines if 'model name' in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def machine_name(device='cpu'):
+    """Return what a training ran on: the GPU, if it is one, and the processor's cores."""
+    device = torch.device(device)
+    cores = f'{os.cpu_count()} cores of {processor_name()}'
+    return f'{torch.cuda.get_device_name(device)}, {cores}' if device.type == 'cuda' else cores

@@ -36,7 +36,7 @@ from .inputs import prepare_input
 from .report import evaluate_virtually, FIELD, write_report
 from .. import assets, learning
 from ..devices import (
-    agree, has_fast_bfloat16, join_processes, keep_freed_memory, processor_name, torch_device)
+    agree, has_fast_bfloat16, join_processes, keep_freed_memory, processor_name, training_device)
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import SUFFIX
@@ -50,6 +50,9 @@ DEFAULT_MINUTES = 25.0
 # What has learned most of what the package ships, by network input: a better start than random
 # weights, whatever the object (docs/experiments.md).
 BASE = {'rgb_mask': 'obj_000008', 'mask': 'cup'}
+# Crops in a step on a CPU and on a GPU, where small steps are mostly waiting; so many at most are
+# made at once, since some faults are the same in all of them.
+BATCH, GPU_BATCH, DRAWN = 32, 128, 64
 SAVE_EVERY = 60.0  # seconds
 HISTORY = 150  # points of the loss curve that are kept
 # Crops are easy at first, at this share of all faults; between these shares of the training they
@@ -93,7 +96,7 @@ class TrainConfig:
     minutes: float = DEFAULT_MINUTES
     samples: int = 0
     views: int = 2048
-    batch: int = 32
+    batch: int = BATCH
     rate: float = 2e-3
     muon_rate: float = 0.04
     loss: str = 'cross_entropy'
@@ -168,11 +171,13 @@ def run(args):
     start = '' if args.start == 'none' else args.start
     if start == 'auto':
         start = shipped_start(args.input, args.loss, network)
+    device = training_device(args.device)
     config = TrainConfig(
         args.input, minutes=minutes, samples=args.samples or 0, views=args.views,
+        batch=BATCH if device.type == 'cpu' else GPU_BATCH,
         loss=args.loss, start=start, network=network,
         crops=CropConfig(size=network.input_size))
-    train(model, mesh, config, Path(args.output), args.device, source)
+    train(model, mesh, config, Path(args.output), device, source)
     return 0
 
 
@@ -242,14 +247,18 @@ class _Crops(IterableDataset):
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
-        sampler = self.make_sampler(self.seed + (worker.id if worker else 0))
+        seed = self.seed + (worker.id if worker else 0)
+        sampler, rng = self.make_sampler(seed), np.random.default_rng(seed)
         config = sampler.config
         while True:
-            # Clear crops among the hard ones keep the network exact.
-            share = torch.rand((), generator=sampler.generator, device=sampler.device).item()
-            sampler.config = config.eased(self.severity.item() * (EASY + (1 - EASY) * share))
-            crops = sampler.batch(self.batch)
-            yield prepare_input(crops.rgb, crops.mask), crops.keypoints
+            parts = []
+            for begin in range(0, self.batch, DRAWN):
+                # Clear crops among the hard ones keep the network exact.
+                share = rng.uniform(EASY, 1)
+                sampler.config = config.eased(self.severity.item() * share)
+                crops = sampler.batch(min(DRAWN, self.batch - begin))
+                parts.append((prepare_input(crops.rgb, crops.mask), crops.keypoints))
+            yield tuple(map(torch.cat, zip(*parts)))
 
 
 def train(model, mesh, config, output, device='auto', source=None):
@@ -266,8 +275,8 @@ def train(model, mesh, config, output, device='auto', source=None):
         How to train.
     output : Path
         Directory.
-    device : str
-        Of torch; 'auto': a GPU if there is one.
+    device : str or torch.device
+        'auto': a GPU if there is one.
     source : dict
         What the object YAML beside the weights says.
 
@@ -278,9 +287,8 @@ def train(model, mesh, config, output, device='auto', source=None):
 
     """
     started = time.monotonic()
-    if device == 'auto':
-        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}' if torch.cuda.is_available() else 'cpu'
-    on_cpu = torch_device(device).type == 'cpu'
+    device = training_device(device)
+    on_cpu = device.type == 'cpu'
     rank, world = join_processes(on_cpu)
     output.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0)) // world
@@ -349,7 +357,7 @@ def train(model, mesh, config, output, device='auto', source=None):
             image = image.to(device).contiguous(memory_format=torch.channels_last)
             targets = encode(keypoints.to(device), config.network.heatmap_size,
                              config.network.input_size)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat):
                 heatmaps = parallel(image)
             loss = symmetric_loss([one.float() for one in heatmaps], targets, config.loss)
             network.zero_grad(set_to_none=True)

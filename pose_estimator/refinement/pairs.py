@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from .flow import network_input
 from .surface import draw, POINTS, Surface
@@ -23,10 +24,12 @@ from ..synthetic.views import appearance_views, ViewBank
 CROPS = CropConfig(mask_dropped=0.5, mask_eroded=0.02, mask_dilated=0.02, box_whole=True,
                    box_partial=0.0, box_shift=0.05, box_scale=0.1, occluded=0.85)
 # Standard deviations of a pose's faults: turn about each axis in radians, place in pixels of the
-# crop, logarithm of the distance. All are multiplied by the same number from FAULTS, and twice
-# that for one in four.
+# crop, logarithm of the distance. All are multiplied by the same number from FAULTS, and so many
+# times that for one in four.
 TURN, PLACE, DISTANCE = math.radians(6), 2.5, 0.035
-FAULTS = (0.1, 1.6)
+FAULTS, FAR_OFF = (0.1, 1.8), 2.5
+# Turns about an axis of symmetry that are told apart.
+TURNS = 90
 # One random body in so many is drawn grey, as a mesh without colours would be.
 GREY = 8
 
@@ -65,7 +68,8 @@ class Pairs:
     points : tensor, shape (B, h, w, 3)
         These points, model frame, metres.
     K, R_m2c, t_m2c : tensors, shapes (B, 3, 3), (B, 3, 3), (B, 3)
-        Of the crop's camera, and the true pose.
+        Of the crop's camera, and the true pose; of those that look alike the one that is turned
+        least from what was drawn.
     R_drawn, t_drawn : tensors, shapes (B, 3, 3), (B, 3)
         The pose under which the object was drawn.
     which : tensor of int, shape (B,)
@@ -100,10 +104,12 @@ class PairSampler:
         For the views.
     progress : callable
         Wraps the list of objects, to draw a bar.
+    device : str or torch.device
+        Where everything is made.
 
     """
 
-    def __init__(self, objects, views, scenery, rng, progress=iter):
+    def __init__(self, objects, views, scenery, rng, progress=iter, device='cpu'):
         banks, which = [], []
         for index in progress(range(len(objects))):
             model, mesh, _ = objects[index]
@@ -115,21 +121,31 @@ class PairSampler:
                           bank.pixels))
             which += [index] * views[index]
         bank = ViewBank(*(np.concatenate(parts) for parts in zip(*banks)))
-        self._crops = CropSampler(bank, None, 'rgb_mask', CROPS, **scenery)
-        self._which = torch.tensor(which)
-        points, look = zip(*(surface.tensors() for _, _, surface in objects))
+        self.device = torch.device(device)
+        self._crops = CropSampler(bank, None, 'rgb_mask', CROPS, device=device, **scenery)
+        self._which = torch.tensor(which, device=device)
+        points, look = zip(*(surface.tensors(device) for _, _, surface in objects))
         self._points, self._look = torch.stack(points), torch.stack(look)
-        self._centers = torch.tensor(np.stack([model.center for model, _, _ in objects])).float()
+        self._centers = self._tensor([model.center for model, _, _ in objects])
+        alike = [_alike(model.symmetries) for model, _, _ in objects]
+        most = max(map(len, alike))
+        # Those of fewer symmetries are as they are several times over.
+        alike = [(them * most)[:most] for them in alike]
+        self._alike_R = self._tensor([[pose.R_m2c for pose in them] for them in alike])
+        self._alike_t = self._tensor([[pose.t_m2c for pose in them] for them in alike])
         self.seed(0)
+
+    def _tensor(self, arrays):
+        return torch.tensor(np.array(arrays), dtype=torch.float32, device=self.device)
 
     def seed(self, seed):
         """Start the randomness anew."""
         self._crops.generator.manual_seed(seed)
-        self._random = torch.Generator().manual_seed(seed + 1)
+        self._random = torch.Generator(self.device).manual_seed(seed + 1)
 
     def points(self, which):
         """Return what is drawn of an object, given by its number, shape (N, 3)."""
-        return self._points[which].double().numpy()
+        return self._points[which].double().cpu().numpy()
 
     def batch(self, count, severity=1.0):
         """Return Pairs of `count` samples, with a share of the crops' faults."""
@@ -141,31 +157,40 @@ class PairSampler:
         rotation, translation = self._faulty(crops, self._centers[which])
         drawn = draw(self._points[which], self._look[which], rotation, translation, crops.K,
                      config.size)
+        true_R, true_t = self._nearest(crops.R_m2c, crops.t_m2c, which, rotation)
         flat = drawn.points.flatten(1, 2)
-        shift = (_project(flat, crops.R_m2c, crops.t_m2c, crops.K)
+        shift = (_project(flat, true_R, true_t, crops.K)
                  - _project(flat, rotation, translation, crops.K))
         return Pairs(network_input(crops.rgb, crops.mask, drawn.pixels),
                      shift.view(*drawn.is_seen.shape, 2), drawn.is_seen, drawn.points, crops.K,
-                     crops.R_m2c, crops.t_m2c, rotation, translation, which)
+                     true_R, true_t, rotation, translation, which)
+
+    def _nearest(self, true_R, true_t, which, rotation):
+        """Return of the true poses that look alike those that are turned least from others."""
+        alike_R = true_R[:, None] @ self._alike_R[which]  # (B, S, 3, 3)
+        best = (alike_R * rotation[:, None]).sum((2, 3)).argmax(1)
+        rows = torch.arange(len(best), device=self.device)
+        moved = torch.einsum('bij,bj->bi', true_R, self._alike_t[which, best])
+        return alike_R[rows, best], moved + true_t
 
     def _faulty(self, crops, centers):
         """Return poses near the true ones."""
         count = len(centers)
 
         def uniform():
-            return torch.rand(count, generator=self._random)
+            return torch.rand(count, generator=self._random, device=self.device)
 
         def normal(*shape):
-            return torch.randn(*shape, generator=self._random)
+            return torch.randn(*shape, generator=self._random, device=self.device)
 
         scale = FAULTS[0] + (FAULTS[1] - FAULTS[0]) * uniform()
-        scale = scale * torch.where(uniform() < 0.25, 2.0, 1.0)
+        scale = scale * torch.where(uniform() < 0.25, FAR_OFF, 1.0)
         turn = _rotations(normal(count, 3) * scale[:, None] * TURN)
         rotation = turn @ crops.R_m2c
         middle = torch.einsum('bij,bj->bi', crops.R_m2c, centers) + crops.t_m2c
         moved = normal(count, 2) * scale[:, None] * PLACE / crops.K[:, :1, 0]
         depth = middle[:, 2] * torch.exp(normal(count) * scale * DISTANCE)
-        ray = torch.cat([middle[:, :2] / middle[:, 2:] + moved, torch.ones(count, 1)], 1)
+        ray = functional.pad(middle[:, :2] / middle[:, 2:] + moved, (0, 1), value=1.0)
         return rotation, ray * depth[:, None] - torch.einsum('bij,bj->bi', rotation, centers)
 
 
@@ -175,9 +200,23 @@ def _project(points, rotation, translation, K):
     return seen[..., :2] / seen[..., 2:].clamp(min=1e-6)
 
 
+def _alike(symmetries):
+    """Return the poses, model to model, that an object looks the same under; identity first."""
+    turns = [Pose(np.eye(3), np.zeros(3))]
+    for axis, offset in symmetries.continuous:
+        offset = np.array(offset)
+        angles = 2 * np.pi * np.arange(TURNS) / TURNS
+        steps = [Pose.from_rotvec(np.array(axis) * angle, np.zeros(3)) for angle in angles]
+        turns = [Pose(step.R_m2c, offset - step.R_m2c @ offset) for step in steps]
+    return turns + [turn.compose(one) for turn in turns for one in symmetries.discrete]
+
+
 def _rotations(vectors):
-    """Return rotations (B, 3, 3) about vectors (B, 3) by their lengths."""
-    cross = torch.zeros(len(vectors), 3, 3)
+    """Return rotations (B, 3, 3) about vectors (B, 3) by their lengths (Rodrigues)."""
+    angle = vectors.norm(dim=1).clamp(min=1e-6)[:, None, None]
+    cross = torch.zeros(len(vectors), 3, 3, device=vectors.device)
     for index, (row, column) in enumerate(((2, 1), (0, 2), (1, 0))):
         cross[:, row, column], cross[:, column, row] = vectors[:, index], -vectors[:, index]
-    return torch.linalg.matrix_exp(cross)
+    cross = cross / angle
+    eye = torch.eye(3, device=vectors.device)
+    return eye + torch.sin(angle) * cross + (1 - torch.cos(angle)) * cross @ cross

@@ -29,7 +29,7 @@ from .pairs import PairSampler, random_objects
 from .refiner import FILE, Refiner, save_refiner
 from .surface import Surface
 from .. import learning
-from ..devices import has_fast_bfloat16, keep_freed_memory, processor_name, torch_device
+from ..devices import has_fast_bfloat16, keep_freed_memory, processor_name, training_device
 from ..errors import InputError
 from ..geometry import Pose
 from ..keypoints.hourglass import HourglassConfig, StackedHourglass
@@ -41,7 +41,8 @@ from ..synthetic.distractors import body_bank, clutter
 DEFAULT_MINUTES = 66.0
 # Random bodies, views of each, and views of each given object.
 BODIES, BODY_VIEWS, OBJECT_VIEWS = 160, 32, 448
-BATCH = 32
+# Crops in a step on a CPU and on a GPU, drawn in parts: some faults are the same in all of a part.
+BATCH, GPU_BATCH, DRAWN = 32, 128, (16, 64)
 RATE, MUON_RATE = 2e-3, 0.04
 # Crops have from this share of all faults to all of them.
 EASY = 0.2
@@ -78,8 +79,8 @@ def run(args):
 class _Stream(IterableDataset):
     """An endless stream of batches, each worker with a seed of its own."""
 
-    def __init__(self, sampler, seed):
-        self.sampler, self.seed = sampler, seed
+    def __init__(self, sampler, seed, batch, drawn):
+        self.sampler, self.seed, self.batch, self.drawn = sampler, seed, batch, drawn
 
     def __iter__(self):
         worker = get_worker_info()
@@ -87,9 +88,9 @@ class _Stream(IterableDataset):
         self.sampler.seed(seed)
         rng = np.random.default_rng(seed)
         while True:
-            # Two halves: some faults are the same all over a batch of crops.
-            halves = [self.sampler.batch(BATCH // 2, rng.uniform(EASY, 1)) for _ in range(2)]
-            yield tuple(torch.cat([getattr(half, name) for half in halves])
+            parts = [self.sampler.batch(self.drawn, rng.uniform(EASY, 1))
+                     for _ in range(self.batch // self.drawn)]
+            yield tuple(torch.cat([getattr(part, name) for part in parts])
                         for name in ('image', 'shift', 'is_seen'))
 
 
@@ -116,17 +117,17 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
         With whose weights to begin.
 
     """
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = training_device(device)
     cores = len(os.sched_getaffinity(0))
-    on_cpu = torch_device(device).type == 'cpu'
-    workers = max(1, cores // 2 if on_cpu else cores - 1)
+    on_cpu = device.type == 'cpu'
+    batch, drawn = (BATCH, DRAWN[0]) if on_cpu else (GPU_BATCH, DRAWN[1])
+    workers = max(1, cores // 2) if on_cpu else 0
     if on_cpu:
         keep_freed_memory()
         torch.set_num_threads(max(1, cores - workers))
     # Other views and bodies than those that the start has seen.
     before = _samples(start.training) if start else 0
-    sampler = _sampler(objects, bodies, views, TRAIN_SEED + before)
+    sampler = _sampler(objects, bodies, views, TRAIN_SEED + before, device=device)
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(CONFIG).to(device, memory_format=torch.channels_last)
     if start is not None:
@@ -154,9 +155,10 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
                     'spent': spent, 'samples': samples}, part)
         os.replace(part, resume)
 
-    batches = iter(DataLoader(_Stream(sampler, TRAIN_SEED + 7919 * (before + samples + 1)),
-                              batch_size=None, num_workers=workers, prefetch_factor=4))
-    bfloat = has_fast_bfloat16(torch_device(device))
+    stream = _Stream(sampler, TRAIN_SEED + 7919 * (before + samples + 1), batch, drawn)
+    batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
+                              prefetch_factor=4 if workers else None))
+    bfloat = has_fast_bfloat16(device)
     bar = tqdm(total=round(minutes * 60), initial=round(spent), desc='refiner', unit='',
                mininterval=1.0, bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} spent, '
                                            '{remaining} left{postfix}')
@@ -167,7 +169,7 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
                 for group in optimizer.param_groups:
                     group['lr'] = rate * learning.schedule(spent / (60 * minutes))
             image, shift, is_seen = (one.to(device) for one in next(batches))
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat):
                 output = network(image.contiguous(memory_format=torch.channels_last))[-1]
             value = loss(output.float(), shift, is_seen)
             network.zero_grad(set_to_none=True)
@@ -175,8 +177,8 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             for optimizer in optimizers:
                 optimizer.step()
-            samples += BATCH
-            learning.follow(average, network, min(0.999, samples / BATCH / (10 + samples / BATCH)))
+            samples += batch
+            learning.follow(average, network, min(0.999, samples / batch / (10 + samples / batch)))
             if not math.isfinite(value.item()):
                 raise InputError(f'refiner: the loss is {value.item()}')
             smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
@@ -195,6 +197,7 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
         raise
     bar.close()
     del batches
+    save()  # what follows takes a minute
     name = torch.cuda.get_device_name(device) if not on_cpu else processor_name()
     facts = {'command': 'python -m pose_estimator ' + shlex.join(sys.argv[1:]),
              'date': datetime.date.today().isoformat(), 'minutes': round(spent / 60, 1),
@@ -205,7 +208,7 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
     resume.unlink(missing_ok=True)
 
 
-def _sampler(objects, bodies, views, seed, body_views=BODY_VIEWS, pictures=256):
+def _sampler(objects, bodies, views, seed, body_views=BODY_VIEWS, pictures=256, device='cpu'):
     """Return a PairSampler of known objects and random bodies."""
     rng = np.random.default_rng(seed)
     known = [(model, mesh, Surface.of_mesh(mesh)) for model, mesh in objects]
@@ -215,7 +218,7 @@ def _sampler(objects, bodies, views, seed, body_views=BODY_VIEWS, pictures=256):
     clutter(rng, backgrounds, shapes)
     return PairSampler(several, [views] * len(known) + [body_views] * bodies,
                        {'backgrounds': backgrounds, 'bodies': shapes}, rng,
-                       lambda them: tqdm(them, desc='rendering views', unit='object'))
+                       lambda them: tqdm(them, desc='rendering views', unit='object'), device)
 
 
 def finish(objects, network, path, facts):
@@ -295,8 +298,11 @@ def measure(network, sampler, batches=20):
             true = pose(pairs.R_m2c, pairs.t_m2c)
             drawn = pose(pairs.R_drawn, pairs.t_drawn)
             points = pick(pairs.points)
-            mended = settle(drawn, points, pick(shift), pick(error),
-                            pairs.K[index].double().numpy())[0]
+            try:
+                mended = settle(drawn, points, pick(shift), pick(error),
+                                pairs.K[index].double().numpy())[0]
+            except np.linalg.LinAlgError:
+                mended = drawn
             surface = sampler.points(int(pairs.which[index]))
             size = np.ptp(surface, axis=0).max()
             row = [float(pairs.shift.norm(dim=-1)[index][there].mean()),

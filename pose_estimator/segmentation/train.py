@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 from .mask_rcnn import (
     build_network, copy_fitting, early_layers, load_checkpoint, load_pretrained, MaskRCNNConfig,
     MaskRCNNSegmenter, save_checkpoint, VARIANTS)
-from ..devices import agree, join_processes, processor_name, torch_device
+from ..devices import agree, join_processes, machine_name, torch_device
 from ..errors import InputError
 from ..object_model import load_object
 from ..synthetic.scene import SceneMaker
@@ -36,9 +36,9 @@ BATCH, GPU_BATCH = 4, 16
 # Sides of scenes, and of the cuts of them that are shown, over those of the images at work: far
 # things are found better in larger images (docs/segmentation.md), and small cuts cost less.
 SCENE, CUT = 3 / 4, 1 / 2
-# Rendering a scene costs half a step: each is shown about eight times, each time cut, turned,
-# zoomed and coloured otherwise.
-STEPS_PER_FRESH = 2
+# Rendering a scene costs as much as learning from several: so often is each shown, on a CPU and
+# on a GPU, each time cut, turned, zoomed and coloured otherwise, in between others out of a pool.
+SHOWN, GPU_SHOWN = 8, 4
 POOL = 1200
 SMALLEST_POOL = 24
 # Instances of which less is seen, in pixels and as a share, are background.
@@ -116,8 +116,8 @@ def run(args):
                + (f' --start {args.start}' if args.start != 'auto' else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
-             'machine': f'{processor_name()}, {os.cpu_count()} cores',
-             'batch': trainer.batch * world, 'scenes': trainer.fresh, 'start': trainer.before,
+             'machine': ' and '.join(trainer.machines),
+             'batch': trainer.batch * world, 'scenes': round(trainer.fresh), 'start': trainer.before,
              'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
@@ -138,23 +138,31 @@ def photographs(folder):
 
 
 class SceneStream(IterableDataset):
-    """Endless virtual scenes, drawn in processes of their own, each from a seed of its own."""
+    """Endless cuts of virtual scenes, drawn in processes that each have a seed of their own."""
 
-    def __init__(self, meshes, seed, width, height, backgrounds=()):
+    def __init__(self, meshes, seed, size, cut, shown, backgrounds=()):
         self.meshes = meshes
         self.backgrounds = backgrounds
         self.seed = seed
-        self.width, self.height = width, height
+        self.size, self.cut, self.shown = size, cut, shown
 
     def __iter__(self):
         cv2.setNumThreads(1)
         worker = get_worker_info()
         seed = [*np.atleast_1d(self.seed), 0 if worker is None else worker.id]
-        maker = SceneMaker(self.meshes, np.random.default_rng(seed), self.width, self.height,
+        workers = 1 if worker is None else worker.num_workers
+        rng = np.random.default_rng([*seed, 1])
+        maker = SceneMaker(self.meshes, np.random.default_rng(seed), *self.size,
                            backgrounds=self.backgrounds)
+        pool = deque(maxlen=max(POOL // workers, 1))
         while True:
             scene, names = maker.scene()
-            yield example(scene, names, maker.names)
+            pool.append(example(scene, names, maker.names))
+            if len(pool) < SMALLEST_POOL / workers:
+                continue
+            for chosen in (len(pool) - 1, *rng.integers(0, len(pool), self.shown - 1)):
+                image, ids, classes = pool[chosen]
+                yield (*vary(image, ids, rng, self.cut), classes)
 
 
 def example(scene, names, order):
@@ -301,12 +309,14 @@ class Trainer:
         self.network.transform.min_size = (self.cut[1],)
         self.network.transform.max_size = self.cut[0]
         self.seconds, self.step, self.fresh = 0.0, 0, 0
+        self.machines = [machine_name(device)]
         state = self._load_state()
         self.before = None
-        if state is None:
+        if state is None and start is not None:
+            # Its early layers are those of the pretrained weights that it once began with.
+            self.before, pretrained = self._start_from(start), True
+        elif state is None:
             pretrained = load_pretrained(self.network, self.config)
-            if start is not None:
-                self.before = self._start_from(start)
         else:
             self.before, pretrained = state['before'], state.get('pretrained', True)
             self.network.load_state_dict(state['network'])
@@ -329,6 +339,7 @@ class Trainer:
             self.optimizer.load_state_dict(state['optimizer'])
             self.seconds, self.step = state['seconds'], state['step']
             self.fresh = state['fresh']
+            self.machines = list(dict.fromkeys(state.get('machines', []) + self.machines))
             if not rank:
                 print(f'going on from {self.state_path}: {self.seconds / 60:.1f} min done')
 
@@ -373,21 +384,21 @@ class Trainer:
                     'pretrained': self.pretrained, 'network': self.network.state_dict(),
                     'average': self.average.state_dict(),
                     'optimizer': self.optimizer.state_dict(), 'seconds': self.seconds,
-                    'step': self.step, 'fresh': self.fresh, 'before': self.before}, partial)
+                    'step': self.step, 'fresh': self.fresh, 'before': self.before,
+                    'machines': self.machines}, partial)
         partial.replace(self.state_path)
 
     def train(self, seconds):
         """Train until so many seconds are spent, those of earlier runs included."""
         from tqdm import tqdm
         # Going on with the seed of the start would show the same scenes again.
-        width, height = scene_size(self.config)
-        stream = SceneStream(self.meshes, [self.seed, self.step, self.rank], width, height,
-                             self.backgrounds)
-        workers = 1 if self.is_on_cpu else max((os.cpu_count() or 2) // self.world - 1, 1)
+        shown = SHOWN if self.is_on_cpu else GPU_SHOWN
+        stream = SceneStream(self.meshes, [self.seed, self.step, self.rank],
+                             scene_size(self.config), self.cut, shown, self.backgrounds)
+        cores = len(os.sched_getaffinity(0)) // self.world
+        workers = 1 if self.is_on_cpu else max(cores - 1, 1)
         source = iter(DataLoader(stream, batch_size=None, num_workers=workers,
                                  prefetch_factor=8, multiprocessing_context='spawn'))
-        rng = np.random.default_rng([self.seed, self.step, self.rank, workers])
-        pool = deque(maxlen=POOL)
         self.network.train()
         losses = deque(maxlen=50)
         total = round(seconds)
@@ -396,14 +407,9 @@ class Trainer:
                   bar_format='{l_bar}{bar}| {n:.0f}/{total} s{postfix}') as bar:
             saved = last = time.monotonic()
             while self.seconds < seconds:
-                # A GPU has processes enough to be shown half of the images for the first time.
-                due = self.step % STEPS_PER_FRESH == 0 if self.is_on_cpu else self.batch // 2
-                for _ in range(due if len(pool) >= SMALLEST_POOL else SMALLEST_POOL):
-                    pool.append(next(source))
-                    self.fresh += 1
-                chosen = [pool[-1 - i] for i in range(due)]
-                chosen += [pool[i] for i in rng.integers(0, len(pool), self.batch - due)]
-                losses.append(self._step(chosen, rng, min(self.seconds / seconds, 1)))
+                cuts = [next(source) for _ in range(self.batch)]
+                losses.append(self._step(cuts, min(self.seconds / seconds, 1)))
+                self.fresh += self.batch / shown
                 now = time.monotonic()
                 self.seconds = agree(self.seconds + now - last, self.world, self.device)
                 bar.update(min(self.seconds, total) - bar.n)
@@ -421,16 +427,13 @@ class Trainer:
                     saved = now
         self.save_state()
 
-    def _step(self, examples, rng, progress):
+    def _step(self, cuts, progress):
         """Learn from a batch; return the losses of class, box, mask and proposals."""
         warm = min((self.step + 1) / WARM_UP, 1)
         fall = 0.5 + 0.5 * np.cos(np.pi * progress)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group['lr'] = float(rate * warm * max(fall, 0.01))
-        pairs = []
-        for image, ids, classes in examples:
-            image, ids = vary(np.asarray(image), np.asarray(ids), rng, self.cut)
-            pairs.append(targets(image, ids, np.asarray(classes), self.device))
+        pairs = [targets(*map(np.asarray, cut), self.device) for cut in cuts]
         losses = self.network(*map(list, zip(*pairs)))
         total = sum(losses.values())
         self.optimizer.zero_grad()

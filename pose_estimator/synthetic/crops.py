@@ -46,11 +46,11 @@ class CropConfig:
     occluded: float = 0.8
     truncated: float = 0.1
     min_visible: float = 0.25
-    mask_eroded: float = 0.04
+    mask_eroded: float = 0.025
     mask_dilated: float = 0.01
     mask_outline: float = 0.15
     mask_wobble: float = 0.2
-    mask_part_lost: float = 0.15
+    mask_part_lost: float = 0.12
     mask_bleeding: float = 0.3
     mask_dropped: float = 0.3
     resolution_loss: float = 0.85
@@ -390,8 +390,9 @@ class CropSampler:
             color = 1 + 0.15 * self._normal(count, 3, 1, 1)
             color = color * self._uniform(0, strength, count, 1, 1, 1)
             light = light + color * _dot(normal, way).clamp_(min=0)
-            half = functional.normalize(way + torch.tensor([0, 0, -1.0], device=self.device),
-                                        dim=1)
+            half = way.clone()
+            half[:, 2] -= 1
+            half = functional.normalize(half, dim=1)
             shine = _dot(normal, half).clamp_(min=0) ** self._uniform(8, 60, count, 1, 1, 1)
             gloss = gloss + color * shine
         shadow = 1 - (self._blobs(count, 4, size).clamp(0, 1)
@@ -540,12 +541,12 @@ def _warp(images, homography, size, padding='zeros'):
     """Return (B, C, size, size): pixel p shows the image (B, C, h, w) at homography p."""
     height, width = images.shape[-2:]
     # To grid_sample's coordinates, where the image reaches from -1 to 1.
-    scale = torch.tensor([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1],
-                          [0, 0, 1]], device=images.device)
-    scaled = scale @ homography
+    first, second, third = homography.unbind(1)
+    scaled = (first * (2 / width) + third * (1 / width - 1),
+              second * (2 / height) + third * (1 / height - 1), third)
     axis = torch.arange(size, dtype=torch.float32, device=images.device)
     x, y, z = (row[:, :1, None] * axis + (row[:, 1:2] * axis + row[:, 2:])[:, :, None]
-               for row in scaled.unbind(1))  # (B, size, size) each, sums of rows and columns
+               for row in scaled)  # (B, size, size) each, sums of rows and columns
     z = z.reciprocal_()
     return functional.grid_sample(images, torch.stack([x.mul_(z), y.mul_(z)], -1),
                                   padding_mode=padding, align_corners=False)

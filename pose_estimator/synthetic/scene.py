@@ -1,6 +1,6 @@
 """Whole virtual images: several objects, light, shadows, clutter, and a camera's faults."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,9 +13,12 @@ from .views import resting_directions
 from ..camera import PinholeCamera
 from ..errors import InputError
 from ..geometry import Pose, random_rotations, rotation_between
+from ..mesh import surface_samples
 
 # Nothing nearer to the camera than this is drawn, metres.
 NEAREST = 0.05
+# Share of distractors in a known object's colours: what tells things by colour alone is misled.
+DECOYS = 0.35
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,6 +249,15 @@ def random_paint(rng):
     return paint
 
 
+def dressed(body, colors):
+    """Return a textured Mesh in other colours (N, 3), as much of each, the dark where it was."""
+    grey, shape = body.texture.mean(-1).ravel(), body.texture.shape
+    colors = colors[np.argsort(colors.mean(-1))]
+    texture = np.empty((len(grey), 3), np.uint8)
+    texture[np.argsort(grey)] = colors[np.arange(len(grey)) * len(colors) // len(grey)]
+    return replace(body, texture=texture.reshape(shape))
+
+
 def uneven_light(image, rng):
     """Return the image (H, W, 3) darker in places, some with an edge, as real lamps light it."""
     height, width = image.shape[:2]
@@ -287,7 +299,8 @@ class SceneMaker:
         self._casters = [RayCaster(mesh) for mesh in meshes.values()]
         self._resting = {id(caster): resting_directions(caster.mesh)
                          for caster in self._casters}
-        self._bodies = [RayCaster(random_body(rng, most_parts=5)) for _ in range(40)]
+        self._colors = [surface_samples(mesh, 2000, 0)[2] for mesh in meshes.values()]
+        self._bodies = [self._body() for _ in range(40)]
 
     def scene(self):
         """
@@ -302,7 +315,7 @@ class SceneMaker:
         """
         rng = self.rng
         # One distractor is made anew each time, so that they never run out.
-        self._bodies[rng.integers(len(self._bodies))] = RayCaster(random_body(rng, most_parts=5))
+        self._bodies[rng.integers(len(self._bodies))] = self._body()
         # Ray casting gives hard edges; drawing finer and shrinking softens them.
         finer = float(rng.choice([1.25, 1.5, 2], p=(0.4, 0.45, 0.15)))
         width, height = int(self.width * finer), int(self.height * finer)
@@ -347,6 +360,14 @@ class SceneMaker:
         if rng.random() < 0.4:
             image = uneven_light(image, rng)
         return Scene(photograph(image, rng), ids, drawn.visible, depth), names
+
+    def _body(self):
+        """Return a distractor, now and then in the colours of a known object."""
+        body = random_body(self.rng, most_parts=5)
+        if self.rng.random() < DECOYS:
+            colors = self._colors[self.rng.integers(len(self._colors))]
+            body = dressed(body, random_paint(self.rng)(colors))
+        return RayCaster(body)
 
     def _background(self):
         """Return a picture of the image's size: part of a photograph, or a procedural one."""
