@@ -46,11 +46,11 @@ class CropConfig:
     occluded: float = 0.8
     truncated: float = 0.1
     min_visible: float = 0.25
-    mask_eroded: float = 0.025
+    mask_eroded: float = 0.04
     mask_dilated: float = 0.01
     mask_outline: float = 0.15
     mask_wobble: float = 0.2
-    mask_part_lost: float = 0.12
+    mask_part_lost: float = 0.15
     mask_bleeding: float = 0.3
     mask_dropped: float = 0.3
     resolution_loss: float = 0.85
