@@ -117,7 +117,8 @@ def run(args):
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
              'machine': ' and '.join(trainer.machines),
-             'batch': trainer.batch * world, 'scenes': round(trainer.fresh), 'start': trainer.before,
+             'batch': trainer.batch * world, 'scenes': round(trainer.fresh),
+             'start': trainer.before,
              'threads': torch.get_num_threads(), 'scores': scores}
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
