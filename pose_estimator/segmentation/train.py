@@ -153,7 +153,8 @@ class SceneStream(IterableDataset):
         seed = [*np.atleast_1d(self.seed), 0 if worker is None else worker.id]
         workers = 1 if worker is None else worker.num_workers
         rng = np.random.default_rng([*seed, 1])
-        maker = SceneMaker(self.meshes, np.random.default_rng(seed), *self.size,
+        width, height = self.size
+        maker = SceneMaker(self.meshes, np.random.default_rng(seed), width, height,
                            backgrounds=self.backgrounds)
         pool = deque(maxlen=max(POOL // workers, 1))
         while True:
@@ -277,8 +278,10 @@ class Trainer:
         What is trained, and the moving average of its weights, which is kept.
     seconds : float
         Trained so far.
-    step, fresh : int
-        Batches, and scenes drawn for them.
+    step : int
+        Batches.
+    fresh : float
+        Scenes drawn for them.
     batch : int
         Images in a step of each process.
     cut : (int, int)
@@ -309,7 +312,7 @@ class Trainer:
         # A cut is shown as it is.
         self.network.transform.min_size = (self.cut[1],)
         self.network.transform.max_size = self.cut[0]
-        self.seconds, self.step, self.fresh = 0.0, 0, 0
+        self.seconds, self.step, self.fresh = 0.0, 0, 0.0
         self.machines = [machine_name(device)]
         state = self._load_state()
         self.before = None
@@ -434,7 +437,8 @@ class Trainer:
         fall = 0.5 + 0.5 * np.cos(np.pi * progress)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group['lr'] = float(rate * warm * max(fall, 0.01))
-        pairs = [targets(*map(np.asarray, cut), self.device) for cut in cuts]
+        pairs = [targets(np.asarray(image), np.asarray(ids), np.asarray(classes), self.device)
+                 for image, ids, classes in cuts]
         losses = self.network(*map(list, zip(*pairs)))
         total = sum(losses.values())
         self.optimizer.zero_grad()
