@@ -21,7 +21,7 @@ from ..synthetic.views import appearance_views, ViewBank
 # Pictures are cut out about what was drawn, so that they hold the whole object, hidden or not.
 # Masks are as often too large as too small: who expects small ones sees the others' objects too
 # near.
-CROPS = CropConfig(mask_dropped=0.5, mask_eroded=0.02, mask_dilated=0.02, box_whole=True,
+CROPS = CropConfig(mask_dropped=0.5, mask_eroded=0.01, mask_dilated=0.01, box_whole=True,
                    box_partial=0.0, box_shift=0.05, box_scale=0.1, occluded=0.85)
 # Standard deviations of a pose's faults: turn about each axis in radians, place in pixels of the
 # crop, logarithm of the distance. All are multiplied by the same number from FAULTS, and so many
