@@ -215,7 +215,7 @@ Keypoint model of the object `{model.name}` for input `{checkpoint.network_input
 {network.keypoints} keypoints, loss {checkpoint.loss} |
 
 On {scores["samples"]} held-back virtual crops (other views, backgrounds and seeds, occluded and
-with faulty masks as in training):
+with masks somewhat worse than in training):
 
 | ADD below 0.1 d | median keypoint error | median rotation | median translation | no pose | \
 calibration error of the score |

@@ -33,8 +33,8 @@ class CropConfig:
     The faults of masks and boxes follow what a real Mask R-CNN was seen to do: an outline that
     wobbles and lies more often too far in than out, parts of an object lost, its neighbours
     taken for it, a box about a part only. Outlines are never exact but for a share `mask_exact`
-    of the crops: who sees many exact ones trusts the others. With `box_whole`, boxes are about the whole object,
-    hidden or not, as a drawing of it has them.
+    of the crops: who sees many exact ones trusts the others. With `box_whole`, boxes are about
+    the whole object, hidden or not, as a drawing of it has them.
     """
 
     size: int = 128
