@@ -10,7 +10,7 @@ from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose, random_rotations
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pnp import project
-from pose_estimator.refinement import refiner, train
+from pose_estimator.refinement import pairs, refiner, train
 from pose_estimator.refinement.flow import settle
 from pose_estimator.refinement.refiner import Refiner, save_refiner
 from pose_estimator.refinement.surface import draw, DRAWN, Surface
@@ -154,6 +154,26 @@ def test_shipped_refiner_mends_things_that_it_has_not_seen():
     assert found['after_px'] < LEFT_SHIFT * found['before_px']
     assert found['after_deg'] < LEFT_TURN * found['before_deg']
     assert found['after_right'] > found['before_right'] + GAIN
+
+
+def test_true_poses_are_those_nearest_to_the_drawn_ones():
+    bottle = object_from_mesh('builtin:bottle', 'm', 'bottle', symmetries={
+        'continuous': [{'axis': [0, 0, 1], 'offset': [0, 0, 0]}]})
+    cup = object_from_mesh('builtin:cup', 'm', 'cup')
+    objects = [(*one, Surface.of_mesh(one[1])) for one in (bottle, cup)]
+    scenery = {'backgrounds': np.zeros((2, 64, 64, 3), np.uint8)}
+    sampler = pairs.PairSampler(objects, [4, 4], scenery, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    true = torch.tensor(random_rotations(rng, 20)).float()
+    place = torch.tensor(rng.normal(0, 0.1, (20, 3))).float()
+    spin = torch.tensor([Pose.from_rotvec([0, 0, angle], np.zeros(3)).R_m2c.tolist()
+                         for angle in rng.uniform(0, 6, 20)])
+    which = torch.arange(20) % 2
+    found, moved = sampler._nearest(true, place, which, true @ spin)
+    is_bottle = which == 0
+    assert (found - true @ spin)[is_bottle].abs().max() < np.radians(2.1)
+    assert torch.allclose(found[~is_bottle], true[~is_bottle], atol=1e-6)
+    assert torch.allclose(moved, place, atol=1e-6)
 
 
 def test_training_writes_weights_that_load(tmp_path, monkeypatch, capsys):

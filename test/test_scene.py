@@ -15,7 +15,7 @@ from pose_estimator.demo.scene import DemoScene, NAMES  # noqa: E402, I100
 from pose_estimator.synthetic.distractors import random_body  # noqa: E402
 from pose_estimator.synthetic.render import RayCaster  # noqa: E402
 from pose_estimator.synthetic.scene import (  # noqa: E402
-    Light, random_paint, render_scene, SceneMaker)
+    dressed, Light, random_paint, render_scene, SceneMaker)
 
 CAMERA = PinholeCamera(np.array([[150, 0, 80], [0, 150, 60], [0, 0, 1.0]]), 160, 120)
 LIGHT = Light(np.full(3, 0.5), np.array([[0, 0, -1.0]]), np.full((1, 3), 0.5))
@@ -103,6 +103,19 @@ def test_paint_changes_colours_within_bounds():
     painted = [random_paint(rng)(albedo) for _ in range(5)]
     assert all(one.shape == (50, 3) and one.min() >= 0 and one.max() <= 255 for one in painted)
     assert all(np.abs(one - albedo).mean() > 1 for one in painted)
+
+
+def test_dressed_bodies_have_the_given_colours_and_keep_light_and_dark():
+    rng = np.random.default_rng(0)
+    body = random_body(rng)
+    colors = np.array([[250, 240, 245], [20, 30, 10], [120, 20, 20], [130, 120, 140]], np.uint8)
+    texture = dressed(body, colors).texture
+    assert texture.shape == body.texture.shape
+    found, counts = np.unique(texture.reshape(-1, 3), axis=0, return_counts=True)
+    assert {tuple(color) for color in found} == {tuple(color) for color in colors}
+    assert counts.max() - counts.min() <= 1
+    before, after = body.texture.mean(-1).ravel(), texture.mean(-1).ravel()
+    assert before[after > 200].min() >= before[after < 30].max()
 
 
 def test_random_bodies_are_closed_in_size():
