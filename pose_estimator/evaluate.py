@@ -304,6 +304,9 @@ def run(args):
 
 def _load_estimator(args):
     from .pipeline import PoseEstimator
+    if args.no_refinement and args.input == 'mask':
+        raise InputError('--no-refinement: expected input rgb_mask, got mask, whose poses are not '
+                         'mended anyway')
     models = args.models
     if models is None:
         from . import assets

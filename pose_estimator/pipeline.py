@@ -8,17 +8,19 @@ from typing import Optional
 import numpy as np
 
 from .belief import Belief, most_believed_pose
-from .camera import CropCamera
+from .camera import CropCamera, PinholeCamera
 from .errors import InputError
 from .geometry import Pose
-from .instance import Instance
+from .instance import Instance, mask_box
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
 from .pnp import PnPResult, propose, settle
-from .refinement.refiner import NOT_REFINED, Refiner
+from .refinement.refiner import FILE, NOT_REFINED, Refiner
 from .scoring import distance_factor, pose_features, score, silhouette_agreement
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
+# Names of other weights in a directory of models.
+RESERVED = ('segmenter', 'refiner')
 MIN_SCORE = 0.3
 # A mask of fewer pixels says nothing about a pose.
 MIN_MASK_PIXELS = 30
@@ -45,11 +47,12 @@ class ObjectPose:
     covariance : array, shape (6, 6), or None
         Of x, y, z and rotations about the camera's x, y, z; m^2, rad^2.
     keypoints : array, shape (K, 2)
-        x, y in pixels of the image.
+        x, y in pixels of the image, as the network sees them.
     confidence : array, shape (K,)
     inliers : array of bool, shape (K,)
+        Of the pose that the keypoints gave, before it was mended.
     reprojection_error : float
-        Root mean square over the inliers, pixels of the image.
+        Root mean square over the inliers, pixels of the image, of that pose too.
     reason : str
         Why there is no pose, else ''.
 
@@ -213,7 +216,7 @@ def find_models(directory, network_input='rgb_mask'):
     names = {path.name[:-len(suffix)]: path for path in sorted(directory.glob('*' + suffix))}
     # cup.mask.safetensors ends on .safetensors too, and the segmenter lies beside.
     return {name: path for name, path in names.items()
-            if '.' not in name and name not in ('segmenter', 'refiner')}
+            if '.' not in name and name not in RESERVED}
 
 
 class PoseEstimator:
@@ -228,9 +231,10 @@ class PoseEstimator:
         Of torch.
     min_score : float
         Poses below it are withheld: pose None, with the reason.
-    refine : bool
-        Mend poses by drawings of the object. Without, which is for measuring what that brings,
-        scores only tell the better pose of an object from the worse.
+    refine : bool or Refiner
+        Mend poses by drawings of the object, with the shipped Refiner or the given one. Without,
+        which is for measuring what that brings, scores only tell the better pose of an object
+        from the worse.
 
     """
 
@@ -251,7 +255,10 @@ class PoseEstimator:
         self.without_model: Counter = Counter()
         self._predictors = {checkpoint.model.name: KeypointPredictor(checkpoint, device)
                             for checkpoint in checkpoints}
-        self._refiner = Refiner.shipped(device) if refine and self.needs_image else None
+        self._refiner = None
+        if refine and self.needs_image:
+            self._refiner = refine if isinstance(refine, Refiner) else Refiner.shipped(device)
+            _check_fitted(checkpoints, self._refiner.fingerprint)
 
     @classmethod
     def from_directory(cls, directory, network_input='rgb_mask', device='cpu',
@@ -272,7 +279,8 @@ class PoseEstimator:
         objects : list of str
             Names; default: all that there are.
         refine : bool
-            Mend poses by drawings of the object.
+            Mend poses by drawings of the object, with the directory's own refiner.safetensors
+            where it has one, or else the shipped.
 
         """
         paths = find_models(directory, network_input)
@@ -282,6 +290,8 @@ class PoseEstimator:
                              f'for input {network_input}, got '
                              f'{", ".join(paths) or "none"}; train them: '
                              'python -m pose_estimator train OBJECT.yaml')
+        if refine and network_input != 'mask':
+            refine = Refiner.beside(directory, device)
         return cls([Checkpoint.load(paths[name]) for name in objects or paths], device,
                    min_score, refine)
 
@@ -301,6 +311,23 @@ class PoseEstimator:
     def needs_image(self):
         """Whether the image itself is needed beside the masks."""
         return self.network_input != 'mask'
+
+    def warm_up(self):
+        """Take the first steps of networks, solver and drawings, which take far longer."""
+        mask = np.zeros((120, 160), bool)
+        mask[40:80, 60:100] = True
+        camera = PinholeCamera(np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]]), 160, 120)
+        image = np.zeros((120, 160, 3), np.uint8) if self.needs_image else None
+        # Nothing may be found in a black image, so that solver and drawings come by themselves.
+        self.estimate(image, [Instance(name, 1.0, mask_box(mask), mask, 1)
+                              for name in self.models], camera)
+        for predictor in self._predictors.values():
+            model, surface = predictor.checkpoint.model, predictor.checkpoint.surface
+            pose = Pose(np.eye(3), [0, 0, 3 * model.diameter] - model.center)
+            propose(model.keypoints, camera.project(pose.transform(model.keypoints)),
+                    np.ones(len(model.keypoints)), camera.K, camera.width)
+            if self._refiner is not None:
+                self._refiner.refine([surface], [pose], image, [mask], camera)
 
     def estimate(self, image, instances, camera):
         """
@@ -393,6 +420,17 @@ class PoseEstimator:
         count = len(self.models[name].keypoints)
         return ObjectPose(name, instance, None, 0.0, None, np.full((count, 2), np.nan),
                           np.zeros(count), np.zeros(count, bool), np.nan, reason)
+
+
+def _check_fitted(checkpoints, fingerprint):
+    """Refuse models whose scores were fitted to poses that another refiner mended."""
+    for one in checkpoints:
+        known = one.calibration.get('refiner')
+        if known != fingerprint:
+            raise InputError(
+                f'{one.model.name}: expected a score fitted to poses as {FILE} ({fingerprint}) '
+                f'mends them, got one fitted to those of {known or "another one"}: fit it with '
+                'python -m pose_estimator calibrate MODEL.safetensors')
 
 
 def _unusable(instance):

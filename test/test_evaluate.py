@@ -260,6 +260,11 @@ def test_no_models(example, tmp_path, capsys):
     refused(capsys, command(example, tmp_path, '--detections', 'x.json'), 'models')
 
 
+def test_poses_that_are_not_mended_anyway(example, tmp_path, capsys):
+    refused(capsys, command(example, tmp_path, '--masks', 'true', '--input', 'mask',
+                            '--no-refinement'), '--no-refinement: expected input rgb_mask')
+
+
 def test_models_without_a_number(example, tmp_path, oracle, capsys):
     oracle(box=None)
     refused(capsys, command(example, tmp_path, '--detections', 'x.json'), '--bop-id')

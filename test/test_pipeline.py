@@ -11,9 +11,10 @@ from pose_estimator.instance import Instance, mask_box
 from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.keypoints.heatmaps import encode
 from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
-from pose_estimator.keypoints.predictor import Keypoints
+from pose_estimator.keypoints.predictor import KeypointPredictor, Keypoints
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import find_models, LOOKS, PoseEstimator
+from pose_estimator.refinement.refiner import FILE, Refiner, save_refiner
 from pose_estimator.refinement.surface import Surface
 from pose_estimator.scoring import FEATURES, silhouette_agreement, sure_score
 from pose_estimator.synthetic.render import RayCaster
@@ -30,7 +31,8 @@ CAMERAS = {
 COUNT = len(FEATURES)
 CALIBRATION = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT,
                'weights': [2.0] + [0.0] * (COUNT - 1), 'bias': 0.0,
-               'distance_weights': [0.0] * COUNT, 'distance_bias': 0.0}
+               'distance_weights': [0.0] * COUNT, 'distance_bias': 0.0,
+               'refiner': Refiner.shipped().fingerprint}
 
 
 @pytest.fixture(scope='module')
@@ -124,6 +126,46 @@ def test_scores_of_another_version_are_refused(mesh):
     old = replace(checkpoint, calibration={**CALIBRATION, 'distance_weights': [0.0] * 3})
     with pytest.raises(InputError, match='cup: expected a score fitted by this version'):
         PoseEstimator([checkpoint, old])
+
+
+def test_models_go_with_the_refiner_that_their_scores_were_fitted_to(mesh, tmp_path):
+    checkpoint = make_checkpoint(mesh[0])
+    checkpoint.save(tmp_path / 'cup.safetensors')
+    assert list(PoseEstimator.from_directory(tmp_path).models) == ['cup']
+    shipped = Refiner.shipped()
+    weights = {name: tensor.clone() for name, tensor in shipped.weights.items()}
+    weights['heads.0.bias'] += 1
+    save_refiner(tmp_path / FILE, shipped.config, weights, {})
+    other = Refiner.beside(tmp_path)
+    assert other.fingerprint != shipped.fingerprint
+    with pytest.raises(InputError, match=f'{other.fingerprint}.* mends them, got .*'
+                                         f'{shipped.fingerprint}: fit it with'):
+        PoseEstimator.from_directory(tmp_path)
+    PoseEstimator.from_directory(tmp_path, refine=False)
+    fitted = replace(checkpoint, calibration={**CALIBRATION, 'refiner': other.fingerprint})
+    PoseEstimator([fitted], refine=other)
+    with pytest.raises(InputError, match='cup: expected a score fitted to poses as'):
+        PoseEstimator([fitted])
+    unknown = {key: value for key, value in CALIBRATION.items() if key != 'refiner'}
+    with pytest.raises(InputError, match='those of another one'):
+        PoseEstimator([replace(checkpoint, calibration=unknown)])
+
+
+@pytest.mark.parametrize('network_input', ['rgb_mask', 'mask'])
+def test_warming_up_reaches_every_stage(mesh, monkeypatch, network_input):
+    estimator = PoseEstimator([make_checkpoint(mesh[0], network_input)])
+    called = []
+    for where, name in ((KeypointPredictor, 'predict'), (Refiner, 'refine')):
+        def spy(self, *given, _real=getattr(where, name), _name=name):
+            found = _real(self, *given)
+            called.append((_name, found))
+            return found
+        monkeypatch.setattr(where, name, spy)
+    estimator.warm_up()
+    stages = [name for name, _ in called]
+    assert 'predict' in stages and ('refine' in stages) == (network_input == 'rgb_mask')
+    # The drawing was there to be compared.
+    assert all(found[0] is not None for name, found in called[-1:] if name == 'refine')
 
 
 def test_silhouettes_are_compared_with_masks():
@@ -268,4 +310,4 @@ def test_models_are_found_by_their_input(mesh, tmp_path):
     with pytest.raises(InputError, match='input: expected one of rgb_mask, mask'):
         PoseEstimator.from_directory(tmp_path, 'depth')
     with pytest.raises(InputError, match='min_score: expected 0 to 1'):
-        PoseEstimator.from_directory(tmp_path, min_score=2)
+        PoseEstimator.from_directory(tmp_path, 'mask', min_score=2)

@@ -240,6 +240,16 @@ def test_interrupted_training_goes_on(tmp_path, monkeypatch, capsys):
     assert Refiner.load(path).training['samples'] > 2 * train.BATCH
 
 
+def test_motions_that_change_nothing_are_noticed():
+    rng = np.random.default_rng(0)
+    jacobian = rng.normal(0, 1, (40, 6)) * [1, 1, 1, 1e-3, 1e-3, 1e-3]
+    normal = jacobian.T @ jacobian
+    np.testing.assert_allclose(refiner._inverse(normal) @ normal, np.eye(6), atol=1e-6)
+    jacobian[:, 5] = jacobian[:, 4] - 2 * jacobian[:, 3]  # as of points on a line
+    with pytest.raises(np.linalg.LinAlgError, match='fix no pose'):
+        refiner._inverse(jacobian.T @ jacobian)
+
+
 def test_foreign_files_are_refused(tmp_path):
     with pytest.raises(InputError, match='got no such file; train them'):
         Refiner.load(tmp_path / 'refiner.safetensors')

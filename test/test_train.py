@@ -163,6 +163,7 @@ def test_symmetries_and_number_come_from_bop_files(tmp_path):
     (['--mesh', 'x.ply', '--unit', 'feet'], 'unit: expected one of m, cm, mm, in'),
     (['config/objects/cup.yaml', '--minutes', '-1'], 'minutes, samples: expected one of them'),
     (['config/objects/cup.yaml', '--minutes', '0'], 'minutes, samples: expected one of them'),
+    (['config/objects/cup.yaml', '--name', 'refiner'], "expected another one, got 'refiner'"),
     (['config/objects/cup.yaml', '--views', '0'], 'views: expected at least 1'),
     (['config/objects/cup.yaml', '--device', 'nowhere'], 'device: expected cpu or a GPU'),
     (['config/objects/cup.yaml', '--output', 'README.md/models'], 'README.md'),

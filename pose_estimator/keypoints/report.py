@@ -46,7 +46,7 @@ class Findings:
     pictures: list
 
 
-def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
+def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
     """
     Measure keypoints and poses on virtual crops, and calibrate the score.
 
@@ -61,6 +61,8 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
     fit : bool
         Fit the calibration to the first half of the poses, to measure it on the others. Else
         the checkpoint's own is measured on all of them.
+    refiner : Refiner or None
+        What mends the poses, if the network sees colours; None: the shipped one.
 
     Returns
     -------
@@ -68,7 +70,10 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
 
     """
     predictor = KeypointPredictor(checkpoint)
-    refiner = None if checkpoint.surface is None else Refiner.shipped()
+    if checkpoint.surface is None:
+        refiner = None
+    elif refiner is None:
+        refiner = Refiner.shipped()
     model = checkpoint.model
     turns = model.symmetries_for(checkpoint.network_input).transforms(36)
     point_error, features, found, place = [], [], [], []
@@ -123,6 +128,8 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True):
                        'weights': [0.0] * count, 'bias': -5.0, 'covariance_scale': 1.0,
                        'distance_weights': [0.0] * count, 'distance_bias': 0.0,
                        'sure_score': 1.0}
+    if fit:
+        calibration['refiner'] = refiner.fingerprint if refiner else ''
     chance = np.array([score(one, calibration) for one in features[half:]])
     gap = calibration_error(chance, np.array(right[half:], float)) if len(chance) else np.nan
     left = np.array(nees[fitted:]) / calibration['covariance_scale']

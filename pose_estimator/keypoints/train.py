@@ -39,7 +39,8 @@ from ..devices import (
     agree, has_fast_bfloat16, join_processes, keep_freed_memory, processor_name, training_device)
 from ..errors import InputError
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
-from ..pipeline import SUFFIX
+from ..pipeline import RESERVED, SUFFIX
+from ..refinement.refiner import Refiner
 from ..refinement.surface import Surface
 from ..synthetic.backgrounds import background_bank
 from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
@@ -302,6 +303,11 @@ def train(model, mesh, config, output, device='auto', source=None):
         torch.set_num_threads(max(1, cores - workers))
     say = print if rank == 0 else (lambda *_: None)
     path = output / (model.name + SUFFIX[config.network_input])
+    if model.name in RESERVED:
+        raise InputError(f'name: expected another one, got {model.name!r}, which is the name of '
+                         'other weights')
+    if config.network_input == 'rgb_mask':
+        Refiner.beside(output)  # without it the training could not be measured in the end
     resume = path.with_suffix('.resume')
 
     recolor = config.network_input == 'rgb_mask' and not mesh.has_appearance
@@ -470,9 +476,11 @@ def measure(checkpoint, mesh, path):
     config = TrainConfig(checkpoint.network_input, samples=1, network=checkpoint.config,
                          crops=crops)
     sampler = held_back_sampler(checkpoint.model, mesh, config)
+    refiner = None
     if checkpoint.network_input == 'rgb_mask':
+        refiner = Refiner.beside(path.parent)
         checkpoint = replace(checkpoint, surface=Surface.of_mesh(mesh))
-    findings = evaluate_virtually(checkpoint, sampler, EASY)
+    findings = evaluate_virtually(checkpoint, sampler, EASY, refiner=refiner)
     checkpoint = replace(checkpoint, calibration=findings.calibration,
                          training={**checkpoint.training, 'virtual_scores': findings.scores})
     checkpoint.save(path)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from geometry_msgs.msg import PoseArray, PoseStamped
-import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -21,15 +20,13 @@ from .process import advertise, latched_qos, reliable_qos, run, sensor_qos, topi
 from .segmenters import free_memory
 from .target_frame import TargetFrame
 from .. import assets
-from ..camera import PinholeCamera
 from ..drawing import draw_poses
 from ..errors import InputError
-from ..instance import Instance, mask_box
 from ..tracking import Tracker
 
 PARAMETERS = (
-    Parameter('models', '', 'Folder of the trained objects; empty: those that the package '
-              'ships.'),
+    Parameter('models', '', 'Folder of the trained objects, and of a refiner.safetensors if it '
+              'has one of its own; empty: those that the package ships.'),
     Parameter('objects', [''], 'Which of them to find; empty: all.'),
     Parameter('input', 'rgb_mask', 'What the networks see: the mask and the image within its '
               'crop, or the mask alone, with which no image topic is needed.',
@@ -246,12 +243,7 @@ def make_estimator(parameters):
         parameters.models or assets.find('models'), network_input=parameters.input,
         device=parameters.device, min_score=parameters.min_score,
         objects=strings(parameters.objects) or None)
-    # The first pose takes longer than the others.
-    mask = np.zeros((120, 160), bool)
-    mask[40:80, 60:100] = True
-    camera = PinholeCamera(np.array([[150.0, 0, 79.5], [0, 150.0, 59.5], [0, 0, 1]]), 160, 120)
-    made.estimate(np.zeros((120, 160, 3), np.uint8) if made.needs_image else None,
-                  [Instance(name, 1.0, mask_box(mask), mask, 1) for name in made.models], camera)
+    made.warm_up()
     return made
 
 

@@ -1,6 +1,7 @@
 """Poses mended by comparing a drawing of the object with the photograph."""
 
 from dataclasses import asdict, dataclass
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -28,6 +29,8 @@ MARGIN = 1.4
 ROUNDS = 2
 # So few cells of an object say nothing.
 MIN_CELLS = 20
+# Nor do those between whose motions no better a difference is than this (1: all independent).
+LEAST_FIXED = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +115,21 @@ class Refiner:
         return cls.load(assets.find('models') / FILE, device)
 
     @classmethod
+    def beside(cls, directory, device='cpu'):
+        """Return the one in a directory of models, where there is one, or else the shipped."""
+        path = Path(directory) / FILE
+        return cls.load(path, device) if path.is_file() else cls.shipped(device)
+
+    @property
+    def fingerprint(self):
+        """A few letters that tell these weights from others."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.weights.items()):
+            if tensor.is_floating_point():
+                digest.update(name.encode() + tensor.half().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    @classmethod
     def load(cls, path, device='cpu'):
         """
         Read a file that save_refiner wrote; nothing in it is executed.
@@ -126,6 +144,7 @@ class Refiner:
         if not path.is_file():
             raise InputError(f'{path}: expected the weights of the refinement, got no such file; '
                              'train them: python -m pose_estimator train-refiner OBJECT.yaml ...')
+        device = torch_device(device)
         try:
             config, weights, training = _read_file(path)
             return cls(config, weights, training, device)
@@ -240,7 +259,7 @@ def _follow_shifts(pose, crop, points, shift, error, first, surface):
     here = Pose(turn @ pose.R_m2c, turn @ pose.t_m2c)
     try:
         mended, normal, away = settle(here, points, shift, error, crop.K)
-        covariance = np.linalg.inv(normal)
+        covariance = _inverse(normal)
     except np.linalg.LinAlgError:
         return None
     # In front of the camera that looks at the object, and of the one that took the image.
@@ -260,6 +279,15 @@ def _follow_shifts(pose, crop, points, shift, error, first, surface):
                    back @ covariance @ back.T, float(np.exp(np.log(error).mean()) / crop.size),
                    float(np.linalg.norm(shift, axis=1).mean() / crop.size),
                    float(moved / crop.size), float((away / error).mean()))
+
+
+def _inverse(normal):
+    """Return the inverse of a (6, 6); LinAlgError where some motion changes next to nothing."""
+    scale = np.sqrt(np.maximum(np.diag(normal), 1e-300))
+    even = normal / np.outer(scale, scale)
+    if not np.isfinite(even).all() or np.linalg.eigvalsh(even)[0] < LEAST_FIXED:
+        raise np.linalg.LinAlgError('the shifts fix no pose')
+    return np.linalg.inv(even) / np.outer(scale, scale)
 
 
 def save_refiner(path, config, weights, training):
