@@ -5,7 +5,9 @@ Train the network that mends poses, one for all objects, on virtual images alone
 
 Half of what it learns from are random bodies, so that it serves objects which it has not seen:
 a new object needs no training of this one. Interrupted (Ctrl-C, kill), the same command goes on
-where it was.
+where it was. The models' scores go with the poses that it mends: fit them anew afterwards.
+
+    python -m pose_estimator calibrate models/NAME.safetensors ...
 """
 
 import copy
@@ -259,7 +261,8 @@ occluded and with faulty masks), medians, with the shift of visible points in pi
 {rows}
 """)
     print(f'{path}: random bodies never seen, {new["before_right"]:.0f} -> '
-          f'{new["after_right"]:.0f} % of poses right after one round')
+          f'{new["after_right"]:.0f} % of poses right after one round; now fit the scores of the '
+          'models beside it anew: python -m pose_estimator calibrate MODEL.safetensors ...')
 
 
 def _samples(facts):
