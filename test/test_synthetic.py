@@ -161,8 +161,9 @@ def test_neighbours_stand_before_and_behind(cup, cup_views, backgrounds):
     assert batch.visible.min() < 0.7 < batch.visible.median()
     # Taken for the object, they stand in its mask.
     clean, bleeding = [
-        CropSampler(cup_views, cup[0], 'rgb_mask', replace(CLEAN, mask_bleeding=share),
-                    backgrounds, bodies=bodies).batch(64) for share in (0, 1)]
+        CropSampler(cup_views, cup[0], 'rgb_mask',
+                    replace(CLEAN, mask_exact=0, mask_bleeding=share), backgrounds,
+                    bodies=bodies).batch(64) for share in (0, 1)]
     assert torch.equal(clean.rgb, bleeding.rgb)
     assert bleeding.mask.sum() > 1.1 * clean.mask.sum()
 
