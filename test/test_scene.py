@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip('embreex')
 
 from pose_estimator.demo.scene import DemoScene, NAMES  # noqa: E402, I100
-from pose_estimator.synthetic.distractors import random_body  # noqa: E402
+from pose_estimator.synthetic.distractors import (  # noqa: E402
+    body_bank, random_body, strew, warped)
 from pose_estimator.synthetic.render import RayCaster  # noqa: E402
 from pose_estimator.synthetic.scene import (  # noqa: E402
     dressed, Light, random_paint, render_scene, SceneMaker)
@@ -124,6 +125,38 @@ def test_random_bodies_are_closed_in_size():
         mesh = random_body(rng, most_parts=5)
         assert np.isfinite(mesh.normals).all() and np.isfinite(mesh.uv).all()
         assert 0.029 < np.ptp(mesh.vertices, axis=0).max() < 0.301
+
+
+def test_warped_meshes_keep_their_skin_and_lose_their_shape():
+    rng = np.random.default_rng(0)
+    cup = builtin_mesh('cup')
+    points = cup.vertices - cup.vertices.mean(0)
+    for _ in range(20):
+        mesh = warped(cup, rng)
+        assert mesh.texture is cup.texture and np.array_equal(mesh.faces, cup.faces)
+        assert np.isfinite(mesh.normals).all()
+        size = np.ptp(mesh.vertices, axis=0).max() / np.ptp(cup.vertices, axis=0).max()
+        assert 0.5 < size < 2
+        # The nearest that the cup, turned, mirrored and scaled, comes to it (Procrustes).
+        moved = mesh.vertices - mesh.vertices.mean(0)
+        u, strengths, v = np.linalg.svd(points.T @ moved)
+        nearest = points @ u @ v * (strengths.sum() / (points ** 2).sum())
+        assert np.linalg.norm(nearest - moved) > 0.15 * np.linalg.norm(moved)
+
+
+def test_strewn_bodies_lie_in_the_picture_and_vary():
+    rng = np.random.default_rng(0)
+    bank = body_bank(rng, 5, 32)
+    assert all((picture[..., 3] > 0).mean() > 0.02 for picture in bank)
+    picture = np.full((60, 90, 3), 7, np.uint8)
+    strew(rng, picture, bank, 0, 0.1, 0.3)
+    assert (picture == 7).all()
+    strew(rng, picture, bank, 30, 0.1, 0.3)
+    assert 0.2 < (picture != 7).any(-1).mean() < 0.98
+    # Opaque where a body is, unchanged where it is not, also across the border.
+    bank[..., :3], bank[..., 3] = 200, 255
+    strew(rng, picture, bank, 400, 0.2, 0.3)
+    assert picture.std(-1).max() <= 1
 
 
 def test_demo_scene():

@@ -59,15 +59,50 @@ def random_body(rng, texture_size=96, most_parts=1):
                      texture=np.concatenate(textures, 1))
 
 
+def warped(mesh, rng):
+    """
+    Return a Mesh stretched, twisted and bent beyond recognition, its colours as they were.
+
+    Its surface looks like the original's, its shape does not: what tells things by colour or
+    grain alone is misled.
+
+    """
+    vertices = mesh.vertices - (mesh.vertices.min(0) + mesh.vertices.max(0)) / 2
+    size = np.ptp(vertices, axis=0).max()
+    points = vertices / size @ random_rotations(rng, 1)[0]
+    stretch = np.exp(rng.uniform(-0.7, 0.7, 3))
+    stretch[0] *= max(1.0, 1.7 * stretch[1:].max() / stretch[0])
+    points *= np.roll(stretch, rng.integers(3))
+    twist = points[:, 2:] * rng.uniform(-4, 4)
+    x, y = points[:, :1], points[:, 1:2]
+    points = np.concatenate([x * np.cos(twist) - y * np.sin(twist),
+                             x * np.sin(twist) + y * np.cos(twist), points[:, 2:]], 1)
+    for _ in range(2):
+        axis, along = rng.permutation(3)[:2]
+        points[:, axis] += rng.uniform(0.05, 0.2) * np.sin(
+            points[:, along] * rng.uniform(3, 12) + rng.uniform(0, 2 * np.pi))
+    points *= size * np.exp(rng.uniform(-0.5, 0.5)) / np.ptp(points, axis=0).max()
+    return make_mesh(points, mesh.faces, mesh.colors, mesh.uv, mesh.texture)
+
+
 def _turn(rng):
     """Return a rotation (3, 3) about a random axis of three, by a right angle or any."""
     angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
     return Pose.from_rotvec(np.eye(3)[rng.integers(3)] * angle, np.zeros(3)).R_m2c
 
 
-def body_bank(rng, count, size):
+def body_bank(rng, count, size, make=random_body):
     """
     Make pictures of random lit bodies, to stand beside and before an object.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of chance.
+    count, size : int
+        How many, and their side in pixels.
+    make : callable
+        Takes rng and returns the Mesh of a body.
 
     Returns
     -------
@@ -78,7 +113,7 @@ def body_bank(rng, count, size):
     middle = (size - 1) / 2
     pictures = np.zeros((count, size, size, 4), np.uint8)
     for picture, rotation in zip(pictures, random_rotations(rng, count)):
-        mesh = random_body(rng)
+        mesh = make(rng)
         extent = np.linalg.norm(mesh.vertices, axis=1).max()
         distance = extent * rng.uniform(3, 8)
         focal = 0.98 * middle * np.sqrt(distance ** 2 - extent ** 2) / extent
@@ -104,20 +139,48 @@ def clutter(rng, pictures, bodies):
         RGBA, of body_bank.
 
     """
-    side, own = pictures.shape[1], bodies.shape[1]
     for picture in pictures:
-        if rng.random() < CLEAR:
+        if rng.random() >= CLEAR:
+            strew(rng, picture, bodies, rng.integers(4, 40), 0.12, 0.6)
+
+
+def strew(rng, picture, bodies, count, smallest, largest):
+    """
+    Put bodies upon a picture, in place.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of chance.
+    picture : array of uint8, shape (H, W, 3)
+        RGB.
+    bodies : array of uint8, shape (M, s, s, 4)
+        RGBA, of body_bank.
+    count : int
+        How many.
+    smallest, largest : float
+        Range of their sizes, over the picture's longer side.
+
+    """
+    height, width = picture.shape[:2]
+    own = bodies.shape[1]
+    for _ in range(count):
+        body = bodies[rng.integers(len(bodies))]
+        extent = max(height, width) * np.exp(rng.uniform(np.log(smallest), np.log(largest)))
+        turn = cv2.getRotationMatrix2D((own / 2, own / 2), rng.uniform(0, 360), extent / own)
+        place = rng.uniform(-0.1, 1.1, 2) * (width, height)
+        # Only the part of the picture that a body may reach is worked on.
+        left, top = np.maximum(np.floor(place - 0.75 * extent), 0).astype(int)
+        right, bottom = np.minimum(np.ceil(place + 0.75 * extent), (width, height)).astype(int)
+        if right <= left or bottom <= top:
             continue
-        for _ in range(rng.integers(4, 40)):
-            body = bodies[rng.integers(len(bodies))]
-            extent = side * np.exp(rng.uniform(np.log(0.12), np.log(0.6)))
-            turn = cv2.getRotationMatrix2D((own / 2, own / 2), rng.uniform(0, 360), extent / own)
-            turn[:, 2] += rng.uniform(-0.1, 1.1, 2) * side - own / 2
-            drawn = cv2.warpAffine(body, turn, (side, side), flags=cv2.INTER_AREA)
-            alpha = drawn[..., 3:] / np.float32(255)
-            color = drawn[..., :3] * np.float32(np.exp(rng.normal(0, 0.3)))
-            picture += ((np.clip(color, 0, 255) - picture) * alpha).astype(np.int16).astype(
-                np.uint8)
+        turn[:, 2] += place - own / 2 - (left, top)
+        drawn = cv2.warpAffine(body, turn, (int(right - left), int(bottom - top)),
+                               flags=cv2.INTER_AREA)
+        alpha = drawn[..., 3:] / np.float32(255)
+        color = np.clip(drawn[..., :3] * np.float32(np.exp(rng.normal(0, 0.3))), 0, 255)
+        part = picture[top:bottom, left:right]
+        part += ((color - part) * alpha).astype(np.int16).astype(np.uint8)
 
 
 def _box(rng):

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .backgrounds import noise, random_background, random_texture
-from .distractors import random_body
+from .distractors import body_bank, random_body, strew, warped
 from .render import RayCaster
 from .shading import Light
 from .views import resting_directions
@@ -19,6 +19,10 @@ from ..mesh import surface_samples
 NEAREST = 0.05
 # Share of distractors in a known object's colours: what tells things by colour alone is misled.
 DECOYS = 0.35
+# Share that are a known object warped beyond recognition: nor is its surface enough.
+IMPOSTORS = 0.2
+# Share of scenes as full of small things as real tables are; what stands around them is a picture.
+STREWN = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +304,8 @@ class SceneMaker:
         self._resting = {id(caster): resting_directions(caster.mesh)
                          for caster in self._casters}
         self._colors = [surface_samples(mesh, 2000, 0)[2] for mesh in meshes.values()]
-        self._bodies = [self._body() for _ in range(40)]
+        self._bodies = [RayCaster(self._body(rng)) for _ in range(40)]
+        self._pictures = body_bank(rng, 80, 96, self._body)
 
     def scene(self):
         """
@@ -315,7 +320,8 @@ class SceneMaker:
         """
         rng = self.rng
         # One distractor is made anew each time, so that they never run out.
-        self._bodies[rng.integers(len(self._bodies))] = self._body()
+        self._bodies[rng.integers(len(self._bodies))] = RayCaster(self._body(rng))
+        self._pictures[rng.integers(len(self._pictures))] = body_bank(rng, 1, 96, self._body)[0]
         # Ray casting gives hard edges; drawing finer and shrinking softens them.
         finer = float(rng.choice([1.25, 1.5, 2], p=(0.4, 0.45, 0.15)))
         width, height = int(self.width * finer), int(self.height * finer)
@@ -345,6 +351,8 @@ class SceneMaker:
                                     interpolation=cv2.INTER_LINEAR)
             poses = [self._fly(camera) for _ in chosen]
             others = [self._fly(camera) for _ in clutter]
+        if rng.random() < STREWN:
+            strew(rng, background, self._pictures, rng.integers(5, 70), 0.03, 0.3)
         names = [self.names[kind] for kind, pose in zip(kinds, poses) if pose is not None]
         objects = [pair for pair in zip(chosen, poses) if pair[1] is not None]
         occluders = [pair for pair in zip(clutter, others) if pair[1] is not None]
@@ -361,13 +369,16 @@ class SceneMaker:
             image = uneven_light(image, rng)
         return Scene(photograph(image, rng), ids, drawn.visible, depth), names
 
-    def _body(self):
-        """Return a distractor, now and then in the colours of a known object."""
-        body = random_body(self.rng, most_parts=5)
-        if self.rng.random() < DECOYS:
-            colors = self._colors[self.rng.integers(len(self._colors))]
-            body = dressed(body, random_paint(self.rng)(colors))
-        return RayCaster(body)
+    def _body(self, rng):
+        """Return the Mesh of a distractor, now and then in a known object's colours or skin."""
+        if rng.random() < IMPOSTORS:
+            caster = self._casters[rng.integers(len(self._casters))]
+            return warped(caster.mesh, rng)
+        body = random_body(rng, most_parts=5)
+        if rng.random() < DECOYS:
+            colors = self._colors[rng.integers(len(self._colors))]
+            body = dressed(body, random_paint(rng)(colors))
+        return body
 
     def _background(self):
         """Return a picture of the image's size: part of a photograph, or a procedural one."""
