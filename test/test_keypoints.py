@@ -163,6 +163,10 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     replace(original, weights=weights).save(path)
     with pytest.raises(InputError, match='do not fit the configuration, first heads.0.weight'):
         Checkpoint.load(path)
+    weights['heads.0.weight'] = torch.full_like(original.weights['heads.0.weight'], np.inf)
+    replace(original, weights=weights).save(path)
+    with pytest.raises(InputError, match='got NaN or infinity in heads.0.weight'):
+        Checkpoint.load(path)
 
 
 def test_predictor_takes_and_gives_numpy():

@@ -74,6 +74,10 @@ def test_surfaces_come_back_from_files(cup):
     with pytest.raises(ValueError, match='expected 3072 points'):
         Surface.from_tensors({**surface.to_tensors(),
                               'surface.colors': torch.zeros(5, 3, dtype=torch.uint8)})
+    for bounds in ([[0.0, 0, 0], [1, np.nan, 1]], [[0.0, 0, 0], [1, -1, 1]], [[0.0, 0, 0]]):
+        with pytest.raises(ValueError, match='expected two finite corners'):
+            Surface.from_tensors({**surface.to_tensors(),
+                                  'surface.bounds': torch.tensor(bounds)})
 
 
 def test_pose_follows_shifts_and_not_those_in_doubt(cup):
@@ -265,6 +269,12 @@ def test_foreign_files_are_refused(tmp_path):
         Refiner.load(path)
     save_refiner(path, train.CONFIG, {}, {})
     with pytest.raises(InputError, match='weights do not fit'):
+        Refiner.load(path)
+    save_refiner(path, replace(train.CONFIG, heatmap_size=16), {}, {})
+    with pytest.raises(InputError, match='32 x 32 cells as drawings have, got 16'):
+        Refiner.load(path)
+    save_refiner(path, train.CONFIG, {'stem.bias': torch.tensor([np.nan])}, {})
+    with pytest.raises(InputError, match='NaN or infinity in stem.bias'):
         Refiner.load(path)
 
 

@@ -135,4 +135,6 @@ class Checkpoint:
                 continue
             if name not in weights or weights[name].shape != tensor.shape:
                 raise InputError(f'{path}: weights do not fit the configuration, first {name}')
+            if not torch.isfinite(weights[name]).all():
+                raise InputError(f'{path}: expected finite weights, got NaN or infinity in {name}')
         return checkpoint

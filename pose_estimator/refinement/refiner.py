@@ -13,7 +13,7 @@ from safetensors.torch import save
 import torch
 
 from .flow import CHANNELS, network_input, OUTPUTS, read, settle
-from .surface import draw
+from .surface import draw, DRAWN
 from .. import assets
 from ..camera import CropCamera
 from ..devices import has_fast_bfloat16, torch_device
@@ -236,6 +236,12 @@ def _read_file(path):
     config = HourglassConfig.from_dict(about['config'])
     if (config.in_channels, config.keypoints) != (CHANNELS, OUTPUTS):
         raise ValueError(f'{config.in_channels} channels in and {config.keypoints} out')
+    if config.heatmap_size != DRAWN // 2:
+        raise ValueError(f'expected {DRAWN // 2} x {DRAWN // 2} cells as drawings have, got '
+                         f'{config.heatmap_size}')
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f'NaN or infinity in {name}')
     return config, weights, about['training']
 
 

@@ -84,6 +84,10 @@ class Surface:
         if not points.shape == normals.shape == colors.shape == (POINTS, 3):
             raise ValueError(f'surface: expected {POINTS} points with normals and colours, got '
                              f'{points.shape}, {normals.shape}, {colors.shape}')
+        if bounds.shape != (2, 3) or not np.isfinite(bounds).all() or (
+                bounds[1] < bounds[0]).any():
+            raise ValueError('surface.bounds: expected two finite corners (2, 3), the lower one '
+                             f'first, got {bounds.tolist()}')
         steps = (points.astype(np.float32) + 32768) / 65535
         return cls(bounds[0] + steps * (bounds[1] - bounds[0]),
                    normals.astype(np.float32) / 127, colors)

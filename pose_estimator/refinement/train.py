@@ -138,7 +138,8 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
     optimizers = learning.optimizers(network, RATE, MUON_RATE)
     rates = [optimizer.defaults['lr'] for optimizer in optimizers]
     resume = path.with_suffix('.resume')
-    key = repr((asdict(CONFIG), [model.name for model, _ in objects], minutes, bodies, before))
+    key = repr((asdict(CONFIG), [model.name for model, _ in objects], minutes, bodies, views,
+                before))
     spent, samples = 0.0, 0
     state = _load_resume(resume, key)
     if state:
