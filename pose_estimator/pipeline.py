@@ -24,6 +24,9 @@ RESERVED = ('segmenter', 'refiner')
 MIN_SCORE = 0.3
 # A mask of fewer pixels says nothing about a pose.
 MIN_MASK_PIXELS = 30
+# Lens, mesh and mask shift all pixels of an object alike, which nothing that the scatter of pixels
+# tells of covers: across the ray by this angle, radians (a pixel of most cameras; docs/accuracy.md).
+SHIFTED_ALIKE = np.radians(0.1)
 # Each crop is looked at several times: rolled by degrees and zoomed. The mean of the heatmaps
 # is better than any of them, and where they disagree, doubt is due (docs/experiments.md). Cameras
 # are mostly upright, so the rolls are small. The first is the crop as it is.
@@ -45,7 +48,8 @@ class ObjectPose:
     score : float
         The chance that the pose is right, 0..1, as calibrated on virtual data.
     covariance : array, shape (6, 6), or None
-        Of x, y, z and rotations about the camera's x, y, z; m^2, rad^2.
+        Of x, y, z and rotations about the camera's x, y, z; m^2, rad^2. Across the ray never less
+        than SHIFTED_ALIKE has it.
     keypoints : array, shape (K, 2)
         x, y in pixels of the image, as the network sees them.
     confidence : array, shape (K,)
@@ -408,6 +412,9 @@ class PoseEstimator:
         turn = np.kron(np.eye(2), back.R_m2c)
         scale = checkpoint.calibration.get('covariance_scale', 1.0)
         covariance = turn @ (result.covariance * scale) @ turn.T
+        origin = back.transform(placed.t_m2c)
+        covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
+                                                    - np.outer(origin, origin))
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
         pose, reason = back.compose(placed), ''

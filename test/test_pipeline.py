@@ -13,7 +13,7 @@ from pose_estimator.keypoints.heatmaps import encode
 from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.predictor import KeypointPredictor, Keypoints
 from pose_estimator.object_model import object_from_mesh
-from pose_estimator.pipeline import find_models, LOOKS, PoseEstimator
+from pose_estimator.pipeline import find_models, LOOKS, PoseEstimator, SHIFTED_ALIKE
 from pose_estimator.refinement.refiner import FILE, Refiner, save_refiner
 from pose_estimator.refinement.surface import Surface
 from pose_estimator.scoring import FEATURES, silhouette_agreement, sure_score
@@ -119,6 +119,10 @@ def test_covariance_is_in_the_cameras_axes(mesh):
     longest = np.linalg.eigh(found.covariance[:3, :3])[1][:, -1]
     ray = found.pose.transform(model.center[None])[0]
     assert abs(longest @ ray) / np.linalg.norm(ray) > 0.99
+    # Pixels that err independently fix a position to less than lens, mesh and mask allow.
+    spread = np.sqrt(np.linalg.eigvalsh(found.covariance[:3, :3]))
+    least = SHIFTED_ALIKE * np.linalg.norm(found.pose.t_m2c)
+    assert (spread[:2] >= least).all() and spread[0] < 1.5 * least
 
 
 def test_scores_of_another_version_are_refused(mesh):
