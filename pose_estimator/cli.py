@@ -13,6 +13,7 @@ COMMANDS = {
     'calibrate': ('keypoints.calibrate', 'the score of a trained model, fitted anew'),
     'train-refiner': ('refinement.train', 'what mends poses, for all objects'),
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
+    'average-segmenters': ('segmentation.average', 'one segmenter of several trainings'),
     'evaluate-segmenter': ('evaluate_segmenter', 'boxes and masks on a BOP data set'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),
     'accuracy': ('accuracy', 'the tables of docs/accuracy.md'),

@@ -24,8 +24,8 @@ RESERVED = ('segmenter', 'refiner')
 MIN_SCORE = 0.3
 # A mask of fewer pixels says nothing about a pose.
 MIN_MASK_PIXELS = 30
-# Lens, mesh and mask shift all pixels of an object alike, which nothing that the scatter of pixels
-# tells of covers: across the ray by this angle, radians (a pixel of most cameras; docs/accuracy.md).
+# Lens, mesh and mask shift all pixels of an object alike, of which their scatter tells nothing:
+# across the ray by this angle, radians (a pixel of most cameras; docs/accuracy.md).
 SHIFTED_ALIKE = np.radians(0.1)
 # Each crop is looked at several times: rolled by degrees and zoomed. The mean of the heatmaps
 # is better than any of them, and where they disagree, doubt is due (docs/experiments.md). Cameras

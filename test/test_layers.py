@@ -57,6 +57,7 @@ LAYERS = {
     'refinement.pairs': 3,
     'refinement.train': 3,
     'run_images': 3,
+    'segmentation.average': 3,
     'segmentation.train': 3,
     'stability': 3,
     # L4 nodes: ROS, only here

