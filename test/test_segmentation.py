@@ -331,7 +331,28 @@ def test_mean_of_trainings(checkpoint, tmp_path, monkeypatch, capsys):
     assert 'expected those of the weights, in their order' in capsys.readouterr().err
 
 
-def test_cut_keeps_ids_on_their_objects():
+def test_recolouring_keeps_greys_and_brightness():
+    rng = np.random.default_rng(0)
+    greys = np.repeat(rng.integers(0, 256, (20, 30, 1), np.uint8), 3, -1)
+    # Not so bright or pure that anything is cut off.
+    colors = rng.integers(90, 150, (20, 30, 3), np.uint8)
+    hues, without = [], 0
+    for _ in range(60):
+        assert np.abs(train.recoloured(greys, rng).astype(int) - greys).max() <= 1
+        found = train.recoloured(colors, rng).astype(float)
+        assert np.abs(found.mean(-1) - colors.mean(-1)).max() < 1.1
+        if np.ptp(found, axis=-1).max() <= 1:
+            without += 1
+        else:
+            red = train.recoloured(np.uint8([[[140, 110, 110]]]), rng)[0, 0].astype(float) - 120
+            hues.append(np.degrees(np.arctan2(np.sqrt(3) * (red[1] - red[2]),
+                                              2 * red[0] - red[1] - red[2])))
+    assert 2 < without < 20
+    assert 12 < np.std(hues) < 45
+
+
+def test_cut_keeps_ids_on_their_objects(monkeypatch):
+    monkeypatch.setattr(train, 'recoloured', lambda image, rng: image)
     image = np.zeros((90, 120, 3), np.uint8)
     ids = np.zeros((90, 120), np.uint8)
     ids[20:50, 30:70], ids[60:80, 90:110] = 1, 2

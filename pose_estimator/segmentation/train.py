@@ -41,6 +41,8 @@ SCENE, CUT = 3 / 4, 1 / 2
 SHOWN, GPU_SHOWN = 8, 4
 POOL = 1200
 SMALLEST_POOL = 24
+# Standard deviation of the turn of a cut's hues, radians, and the share of cuts without colour.
+HUE, GREY = 0.45, 0.15
 # Instances of which less is seen, in pixels and as a share, are background.
 LEAST_PIXELS, LEAST_VISIBLE = 40, 0.08
 # Of an instance at the border of a cut, this part of its pixels has to be there.
@@ -117,7 +119,8 @@ def run(args):
                + (f' --backgrounds {args.backgrounds}' if args.backgrounds else '')
                + (f' --variant {args.variant}' if args.variant != 'fast' else '')
                + (f' --start {args.start}' if args.start != 'auto' else '')
-               + (' --frozen' if args.frozen else ''))
+               + (' --frozen' if args.frozen else '')
+               + (f' --seed {args.seed}' if args.seed else ''))
     facts = {'date': date.today().isoformat(), 'command': command,
              'minutes': round(trainer.seconds / 60, 1), 'steps': trainer.step,
              'machine': ' and '.join(trainer.machines),
@@ -245,7 +248,34 @@ def vary(image, ids, rng, size):
     ids[(left < LEAST_KEPT * zoom ** 2 * pixels)[ids]] = 0
     gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
     table = np.clip(np.arange(256)[:, None] * gains + rng.normal(0, 8), 0, 255)
-    return table.astype(np.uint8)[image, np.arange(3)], ids
+    return recoloured(table.astype(np.uint8)[image, np.arange(3)], rng), ids
+
+
+def recoloured(image, rng):
+    """
+    Return a picture with all hues turned by the same angle and another saturation, often none.
+
+    A mesh's colours are not those that a camera sees; what learns from this leans on them less.
+
+    Parameters
+    ----------
+    image : array of uint8, shape (H, W, 3)
+        RGB.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    image : array of uint8, shape (H, W, 3)
+
+    """
+    angle = rng.normal(0, HUE)
+    saturation = 0.0 if rng.random() < GREY else np.exp(rng.normal(0, 0.4))
+    grey = np.full((3, 3), 1 / 3)
+    # The generator of turns about the axis of greys (Rodrigues).
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = grey + saturation * (np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross)
+    return cv2.transform(image, turn)
 
 
 def targets(image, ids, classes, device):
@@ -571,7 +601,9 @@ def model_card(config, facts):
     if mean_of:
         time_and_data = '- Mean of the weights of:\n' + '\n'.join(
             f'  - `{one["command"]}` ({one["date"]}, {one["minutes"]} minutes, '
-            f'{one["threads"]} CPU threads, {one["steps"]} steps)' for one in mean_of) + (
+            f'{one["threads"]} CPU threads'
+            # A mean itself takes none.
+            + (f', {one["steps"]} steps)' if one['steps'] else ')') for one in mean_of) + (
             "\n- Data: virtual scenes made on the fly from the objects' meshes, procedural "
             'backgrounds and\n  distractors; no photographs')
     return f"""# Segmenter of {', '.join(config.labels)}
