@@ -169,7 +169,7 @@ def _look(predictor, refiner, batch):
     box = (side - 1) / 2 + half * np.array([-1, -1, 1, 1])
     edge = (side - size) // 2
     for index in range(len(masks)):
-        instance = Instance(predictor.checkpoint.model.name, 1.0, box, masks[index], 1)
+        instance = Instance(predictor.checkpoint.model.name, 1.0, box, masks[index] > 127, 1)
         camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
         seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera,
                        refiner)
