@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 from pose_estimator.cli import main
@@ -44,3 +45,18 @@ def test_model_without_its_object_is_refused(tmp_path, capsys):
     shutil.copy(MODELS / 'bottle.safetensors', tmp_path)
     assert main(['calibrate', str(tmp_path / 'bottle.safetensors')]) == 2
     assert 'bottle.yaml: expected the object' in capsys.readouterr().err
+
+
+def test_soft_masks_are_taken_at_half(monkeypatch):
+    """As a segmenter gives them, not with all that is more than nothing."""
+    mask = torch.zeros(2, 1, 40, 40)
+    mask[:, :, 10:30, 10:30] = 0.3
+    mask[:, :, 12:28, 12:28] = 0.7
+    batch = SimpleNamespace(mask=mask, rgb=None, K=torch.eye(3).repeat(2, 1, 1),
+                            keypoints=torch.zeros(2, 1, 4, 2))
+    checkpoint = SimpleNamespace(model=SimpleNamespace(name='cup'), margin=1.25)
+    given = []
+    monkeypatch.setattr(report, 'gather',
+                        lambda predictor, image, instances, *_: given.extend(instances) or [None])
+    list(report._look(SimpleNamespace(size=32, checkpoint=checkpoint), None, batch))
+    assert [int(one.mask.sum()) for one in given] == [16 * 16] * 2
