@@ -169,8 +169,8 @@ def _look(predictor, refiner, batch):
     box = (side - 1) / 2 + half * np.array([-1, -1, 1, 1])
     edge = (side - size) // 2
     for index in range(len(masks)):
-        # All that is more than nothing, 0.8 pixels of the crop wider than at half: HELD_BACK's masks
-        # were chosen so, and at half nothing is better (docs/experiments.md).
+        # All that is more than nothing, 0.8 pixels of the crop wider than at half: masks of
+        # HELD_BACK were chosen so, and at half nothing is better (docs/experiments.md).
         instance = Instance(predictor.checkpoint.model.name, 1.0, box, masks[index] > 0, 1)
         camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
         seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera,
