@@ -27,6 +27,8 @@ from .synthetic.views import appearance_views, silhouette_views
 SECONDS = 5.0
 REPEATS = 30
 COUNTS = (1, 3, 10, 30)
+# What runtimes of the segmenter need that the set-up does not bring.
+PACKAGES = {'onnxruntime': ('onnx', 'onnxruntime'), 'openvino': ('openvino',)}
 # What a 2-stack hourglass is in the literature (Newell et al. 2016), in this package's blocks.
 USUAL = {'input_size': 256, 'heatmap_size': 64, 'width': 256, 'growth': 0}
 
@@ -152,9 +154,10 @@ def segmenter_milliseconds(weights):
     times = {}
     for runtime in ('eager, channels first', *RUNTIMES):
         name = runtime.split(',')[0]
-        package = name.split()[0]
-        if package in ('onnxruntime', 'openvino') and importlib.util.find_spec(package) is None:
-            print(f'  {name}: not installed')
+        missing = [package for package in PACKAGES.get(name.split()[0], ())
+                   if importlib.util.find_spec(package) is None]
+        if missing:
+            print(f'  {name}: {", ".join(missing)} not installed')
             continue
         network, config, _ = load_checkpoint(weights)
         if 'first' in runtime:

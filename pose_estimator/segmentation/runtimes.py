@@ -56,6 +56,7 @@ def compiled(dense):
 
 def onnxruntime(dense):
     """Run in ONNX Runtime (packages onnx and onnxruntime)."""
+    import onnx  # noqa: F401, torch exports with it and would say so late
     import onnxruntime as runtime
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
