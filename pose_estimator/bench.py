@@ -5,7 +5,6 @@ Timings on this machine: virtual data, pose stage, segmenter.
 
 """
 
-import importlib.util
 import multiprocessing
 import os
 from pathlib import Path
@@ -27,8 +26,6 @@ from .synthetic.views import appearance_views, silhouette_views
 SECONDS = 5.0
 REPEATS = 30
 COUNTS = (1, 3, 10, 30)
-# What runtimes of the segmenter need that the set-up does not bring.
-PACKAGES = {'onnxruntime': ('onnx', 'onnxruntime'), 'openvino': ('openvino',)}
 # What a 2-stack hourglass is in the literature (Newell et al. 2016), in this package's blocks.
 USUAL = {'input_size': 256, 'heatmap_size': 64, 'width': 256, 'growth': 0}
 
@@ -148,14 +145,13 @@ def segmenter_milliseconds(weights):
     """Return median and 95th percentile of the time for an image of the demo, by runtime."""
     import torch
     from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
-    from .segmentation.runtimes import fastest, RUNTIMES
+    from .segmentation.runtimes import fastest, missing_packages, RUNTIMES
     torch.set_num_threads(1)
     image = DemoScene(0).frame(1.0).image
     times = {}
     for runtime in ('eager, channels first', *RUNTIMES):
         name = runtime.split(',')[0]
-        missing = [package for package in PACKAGES.get(name.split()[0], ())
-                   if importlib.util.find_spec(package) is None]
+        missing = missing_packages(name)
         if missing:
             print(f'  {name}: {", ".join(missing)} not installed')
             continue

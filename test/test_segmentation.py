@@ -25,7 +25,7 @@ from pose_estimator.segmentation.backbone import EfficientNetLite0  # noqa: E402
 from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
     build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, paste_mask,
     save_checkpoint)
-from pose_estimator.segmentation.runtimes import fastest, RUNTIMES  # noqa: E402
+from pose_estimator.segmentation.runtimes import fastest, missing_packages, RUNTIMES  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = MaskRCNNConfig(('book', 'cup'), channels=16, box_features=32, mask_layers=1,
@@ -182,8 +182,7 @@ def test_runtimes_agree(checkpoint):
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     scores = {}
     for name in RUNTIMES:
-        if importlib.util.find_spec(name.split()[0]) is None and name not in (
-                'eager', 'bfloat16'):  # torch.compile takes a minute: make bench
+        if name == 'compiled' or missing_packages(name):  # the former takes a minute: make bench
             continue
         segmenter = MaskRCNNSegmenter.from_checkpoint(checkpoint, min_score=0.0, runtime=name)
         assert segmenter.runtime == name
@@ -194,6 +193,18 @@ def test_runtimes_agree(checkpoint):
     assert MaskRCNNSegmenter.from_checkpoint(checkpoint).runtime == fastest('cpu') in RUNTIMES
     with pytest.raises(InputError, match='runtime'):
         MaskRCNNSegmenter.from_checkpoint(checkpoint, runtime='nonsense')
+
+
+def test_runtimes_say_what_they_lack(checkpoint, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *rest: (
+        object() if name == 'onnxruntime' else None if name in ('onnx', 'openvino')
+        else found(name, *rest)))
+    for name, package in (('onnxruntime', 'onnx'), ('openvino', 'openvino'),
+                          ('openvino float32', 'openvino')):
+        with pytest.raises(InputError, match=f'pip install {package}$'):
+            MaskRCNNSegmenter.from_checkpoint(checkpoint, runtime=name)
+    assert MaskRCNNSegmenter.from_checkpoint(checkpoint).runtime in ('eager', 'bfloat16')
 
 
 def test_out_of_memory_reduces_images_once_then_fails_them(checkpoint, monkeypatch, caplog):

@@ -23,7 +23,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .backbone import EfficientNetLite0, IMAGE_MEAN, IMAGE_STD
-from .runtimes import DensePart, fastest, LEVELS, RUNTIMES
+from .runtimes import DensePart, fastest, LEVELS, missing_packages, RUNTIMES
 from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
@@ -311,6 +311,10 @@ class MaskRCNNSegmenter:
         if self.runtime not in RUNTIMES:
             raise InputError(f'runtime: expected one of {", ".join(RUNTIMES)}, got '
                              f'{self.runtime!r}')
+        missing = missing_packages(self.runtime)
+        if missing:
+            raise InputError(f'runtime: expected {" and ".join(missing)} for {self.runtime}, got '
+                             f'no such package: pip install {" ".join(missing)}')
         self._dense = RUNTIMES[self.runtime](DensePart(self._network).eval())
         self._mean, self._spread = (
             torch.tensor(values, device=self._device).view(1, 3, 1, 1)

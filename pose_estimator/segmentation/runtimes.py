@@ -20,6 +20,9 @@ from ..devices import has_fast_bfloat16
 LEVELS = ('0', '1', '2', '3', 'pool')
 # Compiled for so many image sizes at a time, where a runtime compiles for each.
 MOST_SIZES = 4
+# What the set-up does not bring.
+_PACKAGES = {'onnxruntime': ('onnx', 'onnxruntime'), 'openvino': ('openvino',),
+             'openvino float32': ('openvino',)}
 
 
 class DensePart(nn.Module):
@@ -56,7 +59,6 @@ def compiled(dense):
 
 def onnxruntime(dense):
     """Run in ONNX Runtime (packages onnx and onnxruntime)."""
-    import onnx  # noqa: F401, torch exports with it and would say so late
     import onnxruntime as runtime
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -109,11 +111,17 @@ RUNTIMES = {
     'openvino float32': lambda dense: openvino(dense, False), 'openvino': openvino}
 
 
+def missing_packages(name):
+    """Return the packages that a runtime needs and that are not installed."""
+    return [package for package in _PACKAGES.get(name, ())
+            if importlib.util.find_spec(package) is None]
+
+
 def fastest(device):
     """Return the name of the runtime that is the fastest of those that are there."""
     if torch.device(device).type != 'cpu':
         return 'eager'
-    if importlib.util.find_spec('openvino') is not None:
+    if not missing_packages('openvino'):
         return 'openvino'
     return 'bfloat16' if has_fast_bfloat16('cpu') else 'eager'
 
