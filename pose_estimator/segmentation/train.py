@@ -13,6 +13,7 @@ kill loses at most a minute: the same command goes on from OUTPUT.resume, which 
 
 from collections import Counter, deque
 from datetime import date
+import multiprocessing
 import os
 from pathlib import Path
 import time
@@ -24,25 +25,30 @@ from torch import distributed
 from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 
 from .mask_rcnn import (
-    build_network, copy_fitting, early_layers, load_checkpoint, load_pretrained, MaskRCNNConfig,
-    MaskRCNNSegmenter, save_checkpoint, VARIANTS)
+    build_network, copy_fitting, early_layers, LITE, load_checkpoint, load_pretrained,
+    MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint, VARIANTS)
 from ..devices import agree, join_processes, machine_name, torch_device
 from ..errors import InputError
 from ..object_model import load_object
-from ..synthetic.scene import SceneMaker
+from ..synthetic.scene import color_matrix, SceneMaker
 
 # Images in a step, on a CPU and on a GPU; beside a GPU each core but one draws scenes.
 BATCH, GPU_BATCH = 4, 16
-# Sides of scenes, and of the cuts of them that are shown, over those of the images at work: far
-# things are found better in larger images (docs/segmentation.md), and small cuts cost less.
-SCENE, CUT = 3 / 4, 1 / 2
+# Regions of each image that a GPU's box head learns from.
+GPU_BOXES = 128
+# Sides of scenes, and of the cuts of them that are shown, on a CPU and on a GPU, over those of the
+# images at work: far things are found better in larger images (docs/segmentation.md), and small
+# cuts cost less.
+SCENE, CUT, GPU_CUT = 3 / 4, 1 / 2, 5 / 8
 # Rendering a scene costs as much as learning from several: so often is each shown, on a CPU and
 # on a GPU, each time cut, turned, zoomed and coloured otherwise, in between others out of a pool.
-SHOWN, GPU_SHOWN = 8, 4
+SHOWN, GPU_SHOWN = 8, 10
 POOL = 1200
 SMALLEST_POOL = 24
 # Standard deviation of the turn of a cut's hues, radians, and the share of cuts without colour.
 HUE, GREY = 0.45, 0.15
+# Share of cuts whose sharpness, contrast and brightness, each for itself, is overdone.
+OVERDONE = 0.2
 # Instances of which less is seen, in pixels and as a share, are background.
 LEAST_PIXELS, LEAST_VISIBLE = 40, 0.08
 # Of an instance at the border of a cut, this part of its pixels has to be there.
@@ -69,8 +75,8 @@ def add_arguments(parser):
                         help='photographs (.jpg, .png) without the objects, to stand behind them '
                         'in half of the scenes (default: none, procedural pictures alone)')
     parser.add_argument('--variant', choices=tuple(VARIANTS), default='fast',
-                        help='fast: EfficientNet-Lite0, for CPUs; accurate: ResNet-50 FPN v2, for '
-                        'GPUs (default: %(default)s)')
+                        help='fast: EfficientNet-Lite0, for CPUs; medium: EfficientNet-Lite2; '
+                        'accurate: ResNet-50 FPN v2, for GPUs (default: %(default)s)')
     parser.add_argument('--start', metavar='FILE', default='auto',
                         help='weights of another segmenter to begin with, or none: ImageNet alone '
                         '(default: the shipped segmenter, where it is)')
@@ -113,7 +119,6 @@ def run(args):
         distributed.destroy_process_group()
         if rank:
             return 0
-    scores = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, device)
     command = ('python -m pose_estimator train-segmenter ' + ' '.join(args.objects)
                + f' --minutes {args.minutes:g} --output {args.output}'
                + (f' --backgrounds {args.backgrounds}' if args.backgrounds else '')
@@ -126,7 +131,10 @@ def run(args):
              'machine': ' and '.join(trainer.machines),
              'batch': trainer.batch * world, 'scenes': round(trainer.fresh),
              'start': trainer.before,
-             'threads': torch.get_num_threads(), 'scores': scores}
+             'threads': torch.get_num_threads()}
+    # What has been learned is kept whatever becomes of the evaluation, which takes minutes.
+    save_checkpoint(args.output, trainer.average, trainer.config, **facts)
+    facts['scores'] = evaluate(trainer.average, trainer.config, meshes, EVALUATED_SCENES, device)
     save_checkpoint(args.output, trainer.average, trainer.config, **facts)
     card = args.output.with_suffix('.md')
     card.write_text(model_card(trainer.config, facts))
@@ -248,7 +256,8 @@ def vary(image, ids, rng, size):
     ids[(left < LEAST_KEPT * zoom ** 2 * pixels)[ids]] = 0
     gains = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.04, 3))
     table = np.clip(np.arange(256)[:, None] * gains + rng.normal(0, 8), 0, 255)
-    return recoloured(table.astype(np.uint8)[image, np.arange(3)], rng), ids
+    image = recoloured(table.astype(np.uint8)[image, np.arange(3)], rng)
+    return overdone(image, rng), ids
 
 
 def recoloured(image, rng):
@@ -271,11 +280,38 @@ def recoloured(image, rng):
     """
     angle = rng.normal(0, HUE)
     saturation = 0.0 if rng.random() < GREY else np.exp(rng.normal(0, 0.4))
-    grey = np.full((3, 3), 1 / 3)
-    # The generator of turns about the axis of greys (Rodrigues).
-    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
-    turn = grey + saturation * (np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross)
-    return cv2.transform(image, turn)
+    return cv2.transform(image, color_matrix(angle, saturation))
+
+
+def overdone(image, rng):
+    """
+    Return a picture now and then far too dark, bright, flat, harsh or sharp.
+
+    Beyond what cameras do, as the training of CosyPose has it (Labbe et al. 2020).
+
+    Parameters
+    ----------
+    image : array of uint8, shape (H, W, 3)
+        RGB.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    image : array of uint8, shape (H, W, 3)
+
+    """
+    if rng.random() < OVERDONE:
+        amount = 6 * rng.random() ** 2
+        soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.7, 1.5))
+        image = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+    values = np.arange(256.0)
+    if rng.random() < OVERDONE:
+        middle = image.mean()
+        values = middle + (values - middle) * np.exp(rng.normal(0, 0.6))
+    if rng.random() < OVERDONE:
+        values = values * np.exp(rng.normal(0, 0.5))
+    return np.clip(values, 0, 255).astype(np.uint8)[image]
 
 
 def targets(image, ids, classes, device):
@@ -345,7 +381,10 @@ class Trainer:
         torch.manual_seed(seed)
         self.network = build_network(self.config)
         self.average = build_network(self.config).requires_grad_(False)
-        self.cut = (round(CUT * self.config.long_side), round(CUT * self.config.short_side))
+        part = CUT if self.is_on_cpu else GPU_CUT
+        self.cut = round(part * self.config.long_side), round(part * self.config.short_side)
+        if not self.is_on_cpu:
+            self.network.roi_heads.fg_bg_sampler.batch_size_per_image = GPU_BOXES
         # A cut is shown as it is.
         self.network.transform.min_size = (self.cut[1],)
         self.network.transform.max_size = self.cut[0]
@@ -389,8 +428,13 @@ class Trainer:
     def _start_from(self, path):
         """Take another segmenter's weights, all but those of its classes; return its facts."""
         other, config, facts = load_checkpoint(path)
-        count = copy_fitting(self.network, other.state_dict(),
-                             config.labels == self.config.labels)
+        state = other.state_dict()
+        if config.variant != self.config.variant:
+            # The heads of another backbone are worth having, its layers are not.
+            state = {name: value for name, value in state.items()
+                     if not name.startswith('backbone.body')}
+            load_pretrained(self.network, self.config)
+        count = copy_fitting(self.network, state, config.labels == self.config.labels)
         if not count:
             raise InputError(f'--start: expected weights of a network like this one, got none '
                              f'that fit from {path}')
@@ -448,8 +492,11 @@ class Trainer:
                              scene_size(self.config), self.cut, shown, self.backgrounds)
         cores = len(os.sched_getaffinity(0)) // self.world
         workers = 1 if self.is_on_cpu else max(cores - 1, 1)
+        # Spawned one by one, each would be waited for until it had imported torch; forked from
+        # one that has, fifteen start in the time of one.
+        multiprocessing.set_forkserver_preload([__name__])
         source = iter(DataLoader(stream, batch_size=None, num_workers=workers,
-                                 prefetch_factor=8, multiprocessing_context='spawn'))
+                                 prefetch_factor=8, multiprocessing_context='forkserver'))
         self.network.train()
         losses = deque(maxlen=50)
         total = round(seconds)
@@ -590,9 +637,9 @@ def model_card(config, facts):
         f"\n- Started from: the segmenter of {', '.join(before['labels'])} ({before['minutes']} "
         f"minutes,\n  {before['threads']} CPU threads)")
     network = "torchvision's maskrcnn_resnet50_fpn_v2"
-    if config.variant == 'fast':
-        network = ('Mask R-CNN with EfficientNet-Lite0 (ImageNet weights) and a feature pyramid '
-                   f'of\n{config.channels} channels')
+    if config.variant in LITE:
+        network = (f'Mask R-CNN with EfficientNet-Lite{LITE[config.variant]} (ImageNet weights) '
+                   f'and a feature pyramid of\n{config.channels} channels')
     time_and_data = f"""- Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, \
 {facts.get('steps')} steps of
   {facts.get('batch', BATCH)} images{start}

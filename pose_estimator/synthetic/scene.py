@@ -23,6 +23,8 @@ DECOYS = 0.35
 IMPOSTORS = 0.2
 # Share of scenes as full of small things as real tables are; what stands around them is a picture.
 STREWN = 0.7
+# Share of objects whose hues are turned besides, all by the same angle, and its standard deviation.
+DYED, DYE = 0.35, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,16 +243,34 @@ def random_paint(rng):
     the real thing differ.
 
     """
-    gains = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.12, 3)).astype(np.float32)
+    gains = np.exp(rng.normal(0, 0.3) + rng.normal(0, 0.12, 3))
     gamma = np.float32(np.exp(rng.normal(0, 0.2)))
-    saturation = np.float32(rng.uniform(0.5, 1.6))
+    saturation = rng.uniform(0.5, 1.6)
+    angle = rng.normal(0, DYE) if rng.random() < DYED else 0.0
+    mix = (gains[:, None] * color_matrix(angle, saturation)).T.astype(np.float32)
 
     def paint(albedo):
         color = (albedo.astype(np.float32) / 255) ** gamma
-        grey = color.mean(-1, keepdims=True)
-        return np.clip((grey + (color - grey) * saturation) * gains, 0, 1) * 255
+        return np.clip(color @ mix, 0, 1) * 255
 
     return paint
+
+
+def color_matrix(angle, saturation):
+    """
+    Return the matrix (3, 3) that turns the hues of RGB columns and changes their saturation.
+
+    Parameters
+    ----------
+    angle : float
+        Radians, about the axis of greys (Rodrigues).
+    saturation : float
+        Factor; 0 leaves grey.
+
+    """
+    grey = np.full((3, 3), 1 / 3)
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    return grey + saturation * (np.cos(angle) * (np.eye(3) - grey) + np.sin(angle) * cross)
 
 
 def dressed(body, colors):
