@@ -136,30 +136,8 @@ def test_checkpoint_round_trip(checkpoint):
     assert config == CONFIG
     assert facts == {'date': '2020-01-01'}
     torch.manual_seed(0)
-    found = network.state_dict()
     for name, value in build_network(CONFIG).state_dict().items():
-        if value.ndim > 1:  # rounded to 127 steps
-            largest = value.abs().amax(tuple(range(1, value.ndim)), keepdim=True)
-            assert ((found[name] - value).abs() <= largest / 253).all(), name
-        else:
-            assert torch.allclose(found[name], value, atol=2e-3), name
-    weights = sum(value.numel() for value in found.values())
-    assert checkpoint.stat().st_size < 1.3 * weights
-
-
-def test_checkpoint_in_half_precision_is_read(checkpoint, tmp_path):
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-    with safe_open(checkpoint, 'pt') as file:
-        metadata = file.metadata()
-    metadata['format'] = 'pose_estimator segmenter 1'
-    network = build_network(CONFIG)
-    path = tmp_path / 'half.safetensors'
-    save_file({name: value.half().contiguous() for name, value in network.state_dict().items()}, path,
-              metadata)
-    found = load_checkpoint(path)[0].state_dict()
-    for name, value in network.state_dict().items():
-        assert torch.equal(found[name], value.half().float()), name
+        assert torch.allclose(network.state_dict()[name], value, atol=2e-3), name
 
 
 def test_checkpoint_refuses(checkpoint, tmp_path):
@@ -376,8 +354,7 @@ def test_mean_of_trainings(checkpoint, tmp_path, monkeypatch, capsys):
     first, second = (load_checkpoint(one)[0].state_dict()
                      for one in (checkpoint, tmp_path / 'b.safetensors'))
     for name, value in mean.state_dict().items():
-        middle = (first[name] + second[name]) / 2
-        assert torch.allclose(value, middle, atol=2e-3 + float(middle.abs().max()) / 253), name
+        assert torch.allclose(value, (first[name] + second[name]) / 2, atol=2e-3), name
     card = output.with_suffix('.md').read_text()
     assert 'Mean of the weights of' in card and 'train b' in card
     # What does not fit together is refused with words.

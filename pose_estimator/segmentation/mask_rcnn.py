@@ -6,6 +6,7 @@ from functools import partial
 import json
 import logging
 from pathlib import Path
+from typing import Callable
 
 import cv2
 import numpy as np
@@ -29,11 +30,7 @@ from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
 
-FORMAT = 'pose_estimator segmenter 2'
-# All in half precision.
-OLDER_FORMAT = 'pose_estimator segmenter 1'
-# Ending of the names of what 8-bit weights are multiplied by.
-SCALE = '.scale'
+FORMAT = 'pose_estimator segmenter 1'
 # A pixel shows one object: of two masks that share more than this part of the smaller one, the
 # better scored stays.
 SAME_THING = 0.6
@@ -153,8 +150,8 @@ def _light(config, size):
 
 # Which EfficientNet-Lite the light variants have.
 LITE = {'fast': 0, 'medium': 2}
-VARIANTS = {**{name: partial(_light, size=size) for name, size in LITE.items()},
-            'accurate': _accurate}
+VARIANTS: dict[str, Callable] = {'accurate': _accurate}
+VARIANTS.update((name, partial(_light, size=size)) for name, size in LITE.items())
 
 
 def load_pretrained(network, config):
@@ -202,47 +199,20 @@ def early_layers(network, config):
 
 def save_checkpoint(path, network, config, **facts):
     """
-    Write weights as safetensors with the config and facts (JSON values) inside.
+    Write weights as float16 safetensors with the config and facts (JSON values) inside.
 
-    Weights of several dimensions are rounded to 8 bits, the others to half precision; see packed.
     The file appears whole or not at all.
 
     """
     path = Path(path)
-    state = packed(network.state_dict())
+    state = {name: value.detach().half().contiguous() if value.is_floating_point()
+             else value.contiguous() for name, value in network.state_dict().items()}
     metadata = {'format': FORMAT, 'config': json.dumps(asdict(config)),
                 'facts': json.dumps(facts)}
     unfinished = path.with_name(path.name + '.part')
     # Not save_file, which makes files that only their owner can read.
     unfinished.write_bytes(save(state, metadata))
     unfinished.replace(path)
-
-
-def packed(state):
-    """
-    Return a state dict in a quarter of its bytes.
-
-    Weights of several dimensions become int8, in steps of a 127th of the largest of their output
-    channel (float32, under the same name and SCALE); the others become half precision.
-
-    """
-    small = {}
-    for name, value in state.items():
-        value = value.detach()
-        if value.is_floating_point() and value.ndim > 1:
-            largest = value.abs().amax(tuple(range(1, value.ndim)), keepdim=True).float()
-            step = largest.clamp(min=1e-30) / 127
-            small[name] = (value / step).round().to(torch.int8).contiguous()
-            small[name + SCALE] = step.contiguous()
-        else:
-            small[name] = (value.half() if value.is_floating_point() else value).contiguous()
-    return small
-
-
-def unpacked(state):
-    """Return the state dict, in float32, of what packed gave, or of half precision alone."""
-    return {name: value.float() * state[name + SCALE] if name + SCALE in state else value
-            for name, value in state.items() if not name.endswith(SCALE)}
 
 
 def load_checkpoint(path):
@@ -269,11 +239,11 @@ def load_checkpoint(path):
     try:
         with safe_open(path, 'pt') as file:
             metadata = file.metadata() or {}
-            state = unpacked({name: file.get_tensor(name) for name in file.keys()})
-    except (SafetensorError, OSError, RuntimeError) as error:
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
         raise InputError(f'{path}: expected segmenter weights, got a file that is truncated or '
                          f'no safetensors ({error})') from error
-    if metadata.get('format') not in (FORMAT, OLDER_FORMAT):
+    if metadata.get('format') != FORMAT:
         raise InputError(f'{path}: expected weights of format {FORMAT!r}, got '
                          f'{metadata.get("format")!r}')
     try:

@@ -5,7 +5,7 @@ Trains one Mask R-CNN for several objects on virtual scenes made on the fly.
     python -m pose_estimator train-segmenter cup.yaml --minutes 60 --output models/cups.safetensors
     torchrun --nproc-per-node 4 -m pose_estimator train-segmenter cup.yaml --device cuda
 
-It begins with what the shipped segmenter has learned, other objects though they were. Ctrl-C or a
+It begins with what a shipped segmenter has learned, other objects though they were. Ctrl-C or a
 kill loses at most a minute: the same command goes on from OUTPUT.resume, which stays, so that more
 --minutes train further.
 
@@ -57,7 +57,8 @@ HEAD_RATE, BODY_RATE = 1e-3, 2e-4
 WARM_UP = 100
 EMA_DECAY = 0.997
 SAVE_EVERY = 60.0
-# What it starts from unless told otherwise.
+# What the light variants start from unless told otherwise; another backbone than its own keeps
+# ImageNet's weights.
 SHIPPED = Path(__file__).parents[2] / 'models' / 'segmenter.safetensors'
 EVALUATED_SCENES, EMPTY_SCENES = 150, 100
 EVALUATION_SEED = 987654321
@@ -105,7 +106,7 @@ def run(args):
     if device == 'cuda':
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     rank, world = join_processes(torch_device(device).type == 'cpu')
-    shipped = SHIPPED if args.variant == 'fast' and SHIPPED.is_file() else None
+    shipped = SHIPPED if args.variant in LITE and SHIPPED.is_file() else None
     start = {'none': None, 'auto': shipped}.get(args.start, args.start)
     trainer = Trainer(meshes, args.output, device, args.seed, start, args.variant,
                       photographs(args.backgrounds), rank, world, args.frozen)

@@ -76,7 +76,7 @@ class RayCaster:
         GBuffer
 
         """
-        # Rays through the pixels, z = 1 in the camera frame, so that a ray's parameter is the depth.
+        # Rays through the pixels have z = 1 in the camera frame: their parameter is the depth.
         x = np.arange(origin[0], origin[0] + width, dtype=np.float32)
         y = np.arange(origin[1], origin[1] + height, dtype=np.float32)
         to_camera = np.linalg.inv(K)

@@ -23,7 +23,7 @@ DECOYS = 0.35
 IMPOSTORS = 0.2
 # Share of scenes as full of small things as real tables are; what stands around them is a picture.
 STREWN = 0.7
-# Share of objects whose hues are turned besides, all by the same angle, and its standard deviation.
+# Share of objects whose hues are turned besides, all by one angle, and its standard deviation.
 DYED, DYE = 0.35, 0.5
 
 
