@@ -222,7 +222,7 @@ def surface_colors(mesh, face, weights):
     """
     corners = mesh.faces[face]
     if mesh.texture is not None:
-        uv = np.einsum('nij,nik->nj', mesh.uv[corners], weights) % 1.0
+        uv = (mesh.uv[corners] * weights).sum(1) % 1.0
         height, width = mesh.texture.shape[:2]
         maps = np.stack([uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5], -1)
         # remap takes at most 32767 rows.
@@ -232,7 +232,7 @@ def surface_colors(mesh, face, weights):
                       borderMode=cv2.BORDER_REPLICATE)[:, 0]
             for part in rows if len(part)] or [np.zeros((0, 3), np.uint8)])
     if mesh.colors is not None:
-        return np.einsum('nij,nik->nj', mesh.colors[corners], weights).round().astype(np.uint8)
+        return (mesh.colors[corners] * weights).sum(1).round().astype(np.uint8)
     return np.full((len(face), 3), 180, np.uint8)
 
 

@@ -54,7 +54,6 @@ class RayCaster:
         self._scene = rtcore_scene.EmbreeScene()
         triangles = (mesh.vertices[mesh.faces] * self._scale).astype(np.float32)
         self._geometry = TriangleMesh(self._scene, triangles)
-        self._normals = mesh.normals.astype(np.float32)
 
     def render(self, pose, K, width, height, origin=(0, 0)):
         """
@@ -76,32 +75,28 @@ class RayCaster:
         GBuffer
 
         """
-        # Rays through the pixels have z = 1 in the camera frame: their parameter is the depth.
-        x = np.arange(origin[0], origin[0] + width, dtype=np.float32)
-        y = np.arange(origin[1], origin[1] + height, dtype=np.float32)
-        to_camera = np.linalg.inv(K)
-        to_model = (pose.R_m2c.T @ to_camera).astype(np.float32)
-        directions = x[None, :, None] * to_model[:, 0] + (y[:, None] * to_model[:, 1]
-                                                          + to_model[:, 2])[:, None]
-        directions = directions.reshape(-1, 3)
+        x, y = np.meshgrid(np.arange(width) + origin[0], np.arange(height) + origin[1])
+        plane = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) @ np.linalg.inv(K).T
+        directions = (plane @ pose.R_m2c).astype(np.float32)  # model frame
         start = (-pose.R_m2c.T @ pose.t_m2c * self._scale).astype(np.float32)
         hit = self._scene.run(np.broadcast_to(start, directions.shape).copy(), directions,
                               output=1)
         index = np.flatnonzero(hit['primID'] >= 0)
         face = hit['primID'][index]
         u, v = hit['u'][index], hit['v'][index]
-        weights = np.stack([1 - u - v, u, v], -1).astype(np.float32)  # (n, 3)
+        weights = np.stack([1 - u - v, u, v], -1)[..., None].astype(np.float32)  # (n, 3, 1)
         mask = np.zeros(height * width, bool)
         mask[index] = True
+        # Directions have z = 1 in the camera frame, so the ray's parameter is the depth.
         depth = np.zeros(height * width, np.float32)
         depth[index] = hit['tfar'][index] / self._scale
-        surface = np.einsum('nij,ni->nj', self._normals[face], weights)  # model frame
-        surface /= np.maximum(np.sqrt(np.einsum('ni,ni->n', surface, surface)), 1e-9)[:, None]
-        away = np.einsum('ni,ni->n', surface, directions[index]) > 0
-        surface[away] *= -1
         normal = np.zeros((height * width, 3), np.float32)
-        normal[index] = surface @ pose.R_m2c.T.astype(np.float32)
+        surface = (self.mesh.normals[face] * weights).sum(1) @ pose.R_m2c.T
+        surface /= np.maximum(np.linalg.norm(surface, axis=1, keepdims=True), 1e-9)
+        away = (surface * plane[index]).sum(1) > 0
+        surface[away] *= -1
+        normal[index] = surface
         albedo = np.zeros((height * width, 3), np.uint8)
-        albedo[index] = surface_colors(self.mesh, face, weights[..., None])
+        albedo[index] = surface_colors(self.mesh, face, weights)
         return GBuffer(mask.reshape(height, width), depth.reshape(height, width),
                        normal.reshape(height, width, 3), albedo.reshape(height, width, 3))
