@@ -489,7 +489,12 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     monkeypatch.setattr(train.Trainer, '_step', step)
     # The second time without a process of its own, which takes seconds to start, and before
     # photographs of the user's.
-    streams = []
+    streams, judged, evaluate = [], [], train.evaluate
+
+    def evaluated(*args):  # the weights are safe before they are judged
+        judged.append(load_checkpoint(output)[2]['steps'])
+        return evaluate(*args)
+    monkeypatch.setattr(train, 'evaluate', evaluated)
     monkeypatch.setattr(train, 'DataLoader', lambda stream, **_: streams.append(stream) or stream)
     photograph = tmp_path / 'photographs' / 'kitchen.png'
     photograph.parent.mkdir()
@@ -501,7 +506,7 @@ def test_training_resumes_and_writes_card(tmp_path, monkeypatch):
     assert output.with_name('segmenter.safetensors.resume').exists(), 'for more minutes later'
     _, config, facts = load_checkpoint(output)
     assert config.labels == ('cup',)
-    assert facts['steps'] >= 1
+    assert facts['steps'] >= 1 and judged == [facts['steps']]
     card = output.with_suffix('.md').read_text()
     assert '| cup |' in card and '--minutes 0.01' in card and '--backgrounds' in card
 

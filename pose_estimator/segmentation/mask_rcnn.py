@@ -34,7 +34,7 @@ FORMAT = 'pose_estimator segmenter 1'
 # A pixel shows one object: of two masks that share more than this part of the smaller one, the
 # better scored stays.
 SAME_THING = 0.6
-# Stages of EfficientNet-Lite0 that keep their ImageNet weights: what edges and textures are, real
+# Stages of EfficientNet-Lite that keep their ImageNet weights: what edges and textures are, real
 # photographs taught better than virtual ones.
 FROZEN_STAGES = 3
 COCO_CLASS_MAP = {'book': 'book', 'bottle': 'bottle', 'cup': 'cup'}
@@ -50,7 +50,7 @@ class MaskRCNNConfig:
     labels : tuple of str
         Names of the objects, in the order of the classes 1, 2, ...
     variant : str
-        One of VARIANTS; what follows the two sides is of 'fast' alone.
+        One of VARIANTS; what follows the two sides is of the light ones, LITE, alone.
     short_side, long_side : int
         An image is resized to fit within these, pixels.
     channels : int
@@ -158,7 +158,7 @@ def load_pretrained(network, config):
     """
     Give a new network the weights that its variant starts from.
 
-    'fast' takes ImageNet's, which come with a package. 'accurate' takes torchvision's COCO
+    The light ones take ImageNet's, which come with a package. 'accurate' takes torchvision's COCO
     weights, all but those of the classes, where they can be downloaded, and says so where not.
 
     Returns

@@ -34,8 +34,6 @@ from ..synthetic.scene import color_matrix, SceneMaker
 
 # Images in a step, on a CPU and on a GPU; beside a GPU each core but one draws scenes.
 BATCH, GPU_BATCH = 4, 16
-# Regions of each image that a GPU's box head learns from.
-GPU_BOXES = 128
 # Sides of scenes, and of the cuts of them that are shown, on a CPU and on a GPU, over those of the
 # images at work: far things are found better in larger images (docs/segmentation.md), and small
 # cuts cost less.
@@ -384,8 +382,6 @@ class Trainer:
         self.average = build_network(self.config).requires_grad_(False)
         part = CUT if self.is_on_cpu else GPU_CUT
         self.cut = round(part * self.config.long_side), round(part * self.config.short_side)
-        if not self.is_on_cpu:
-            self.network.roi_heads.fg_bg_sampler.batch_size_per_image = GPU_BOXES
         # A cut is shown as it is.
         self.network.transform.min_size = (self.cut[1],)
         self.network.transform.max_size = self.cut[0]
@@ -395,7 +391,7 @@ class Trainer:
         self.before = None
         if state is None and start is not None:
             # Its early layers are those of the pretrained weights that it once began with.
-            self.before, pretrained = self._start_from(start), True
+            self.before, pretrained = self._start_from(start)
         elif state is None:
             pretrained = load_pretrained(self.network, self.config)
         else:
@@ -427,14 +423,24 @@ class Trainer:
                 print(f'going on from {self.state_path}: {self.seconds / 60:.1f} min done')
 
     def _start_from(self, path):
-        """Take another segmenter's weights, all but those of its classes; return its facts."""
+        """
+        Take another segmenter's weights, all but those of its classes.
+
+        Returns
+        -------
+        facts : dict
+            Of the other one.
+        pretrained : bool
+            Whether the early layers are pretrained ones.
+
+        """
         other, config, facts = load_checkpoint(path)
-        state = other.state_dict()
+        state, pretrained = other.state_dict(), True
         if config.variant != self.config.variant:
             # The heads of another backbone are worth having, its layers are not.
             state = {name: value for name, value in state.items()
                      if not name.startswith('backbone.body')}
-            load_pretrained(self.network, self.config)
+            pretrained = load_pretrained(self.network, self.config)
         count = copy_fitting(self.network, state, config.labels == self.config.labels)
         if not count:
             raise InputError(f'--start: expected weights of a network like this one, got none '
@@ -446,7 +452,7 @@ class Trainer:
         if not self.rank:
             print(f'starting from {path}: {count} arrays')
         return {'labels': list(config.labels),
-                **{key: facts.get(key) for key in ('minutes', 'threads')}}
+                **{key: facts.get(key) for key in ('minutes', 'threads')}}, pretrained
 
     def _load_state(self):
         if not self.state_path.exists():
