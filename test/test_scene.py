@@ -106,6 +106,16 @@ def test_paint_changes_colours_within_bounds():
     assert all(np.abs(one - albedo).mean() > 1 for one in painted)
 
 
+@pytest.mark.parametrize('share, least, most', [(0.0, 0, 12), (1.0, 20, 45)])
+def test_dyed_objects_have_other_hues(monkeypatch, share, least, most):
+    monkeypatch.setattr('pose_estimator.synthetic.scene.DYED', share)
+    rng = np.random.default_rng(0)
+    red = np.array([[200, 60, 60]], np.uint8)
+    painted = np.array([random_paint(rng)(red)[0] for _ in range(60)], float)
+    r, g, b = painted.T
+    assert least < np.degrees(np.arctan2(np.sqrt(3) * (g - b), 2 * r - g - b)).std() < most
+
+
 def test_dressed_bodies_have_the_given_colours_and_keep_light_and_dark():
     rng = np.random.default_rng(0)
     body = random_body(rng)

@@ -402,6 +402,10 @@ def test_overdone_pictures_are_darker_brighter_flatter_or_sharper(monkeypatch):
     assert means.min() < 0.6 * image.mean() and means.max() > 1.4 * image.mean()
     assert spreads.min() < image.std() < spreads.max()
 
+    def detail(one):  # contrast and brightness leave it as it is, but for what they cut off
+        return cv2.Laplacian(one.astype(np.float32), -1).std() / max(one.std(), 1e-6)
+    assert np.mean([detail(one) > 1.3 * detail(image) for one in found]) > 0.4
+
 
 def test_cut_keeps_ids_on_their_objects(monkeypatch):
     for name in ('recoloured', 'overdone'):
