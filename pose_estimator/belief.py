@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .geometry import Pose
+from .geometry import Pose, rotation_of
 from .pnp import project
 
 # The looks see past the edges of the crop, by this share of its side.
@@ -94,11 +94,13 @@ class Belief:
         blurred = cv2.GaussianBlur(moments, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
         # Not a mean but a sum in the window, in which the middle counts in full.
         blurred = blurred.reshape(size, size, 3, count) * np.float32(2 * np.pi * sigma ** 2)
+        blurred = _framed(blurred)
 
         def near(pixels):
-            mass, x, y = np.moveaxis(_sample(blurred, self.to_cells(pixels)), 1, 0)
+            found = _sample(blurred, self.to_cells(pixels))
+            mass = found[:, 0]
             weight = np.maximum(mass, 1e-9)
-            return self.to_pixels(np.stack([x / weight, y / weight], -1)), mass
+            return self.to_pixels((found[:, 1:] / weight[:, None]).swapaxes(1, 2)), mass
 
         return near
 
@@ -106,26 +108,32 @@ class Belief:
         """Return the mean log of the belief at pixels (H, K, 2), shape (H,)."""
         size, _, count = self.maps.shape
         smooth = cv2.GaussianBlur(self.maps, (0, 0), 0.5, borderType=cv2.BORDER_CONSTANT)
-        belief = _sample(smooth.reshape(size, size, 1, count), self.to_cells(pixels))[..., 0, :]
+        smooth = _framed(smooth.reshape(size, size, 1, count))
+        belief = _sample(smooth, self.to_cells(pixels))[..., 0, :]
         return np.log(FLOOR + belief).mean(1)
 
 
-def _sample(maps, cells):
-    """Return maps (n, n, M, K) at cells (H, K, 2), bilinearly, shape (H, M, K); 0 outside."""
-    size, count = len(maps), maps.shape[-1]
-    cells = np.clip(np.nan_to_num(cells, nan=-2.0), -2, size + 1)
-    low = np.floor(cells).astype(int)
-    part = cells - low
-    index = np.arange(count)
-    total = np.zeros((len(cells), maps.shape[2], count), np.float32)
-    for right in (0, 1):
-        for down in (0, 1):
-            x, y = low[..., 0] + right, low[..., 1] + down
-            inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
-            weight = (np.abs(1 - right - part[..., 0]) * np.abs(1 - down - part[..., 1]) * inside)
-            picked = maps[np.clip(y, 0, size - 1), np.clip(x, 0, size - 1), :, index]  # (H, K, M)
-            total += np.moveaxis(picked, 2, 1) * weight[:, None]
-    return total
+def _framed(maps):
+    """Return maps (n, n, M, K) with two rows and columns of zeros about them."""
+    framed = np.zeros((len(maps) + 4, len(maps) + 4, *maps.shape[2:]), np.float32)
+    framed[2:-2, 2:-2] = maps
+    return framed
+
+
+def _sample(framed, cells):
+    """Return maps (n, n, M, K), framed, at cells (H, K, 2), bilinearly, shape (H, M, K)."""
+    side, _, kinds, count = framed.shape
+    # Whatever lies outside lies on the frame.
+    cells = np.clip(np.nan_to_num(cells, nan=-2.0), -2, side - 4.0) + 2
+    low = cells.astype(int)
+    right, down = np.moveaxis((cells - low).astype(np.float32), 2, 0)[:, :, None]  # (H, 1, K)
+    across, below = kinds * count, side * kinds * count  # steps to the next cell
+    place = (low[..., 1] * below + low[..., 0] * across + np.arange(count))[:, None]
+    place = place + np.arange(kinds)[:, None] * count  # (H, M, K)
+    values = framed.ravel()
+    upper = values[place] * (1 - right) + values[place + across] * right
+    lower = values[place + below] * (1 - right) + values[place + below + across] * right
+    return upper * (1 - down) + lower * down
 
 
 def most_believed_pose(hypotheses, belief, points, K):
@@ -182,8 +190,10 @@ def most_believed_pose(hypotheses, belief, points, K):
 def _gauss_newton(rotation, translation, jacobian, error, weight):
     """Return H poses after one step that lessens the errors (H, K, 2) of their keypoints."""
     weighted = jacobian * weight[..., None, None]
-    normal = np.einsum('hkia,hkib->hab', weighted, jacobian)
-    gradient = np.einsum('hkia,hki->ha', weighted, error)
+    count = len(rotation)
+    weighted = weighted.reshape(count, -1, 6).swapaxes(1, 2)  # (H, 6, 2 K)
+    normal = weighted @ jacobian.reshape(count, -1, 6)
+    gradient = (weighted @ error.reshape(count, -1, 1))[..., 0]
     diagonal = np.einsum('haa->ha', normal)
     normal = normal + np.eye(6) * (1e-3 * diagonal + 1e-9)[:, None]
     step = -np.linalg.solve(normal, gradient[..., None])[..., 0]
@@ -192,5 +202,5 @@ def _gauss_newton(rotation, translation, jacobian, error, weight):
     step[:, 3:] *= np.minimum(1, 0.5 / np.maximum(turn, 1e-9))
     move = np.linalg.norm(step[:, :3], axis=1, keepdims=True)
     step[:, :3] *= np.minimum(1, 0.3 * translation[:, 2:] / np.maximum(move, 1e-9))
-    rotation = np.stack([cv2.Rodrigues(one)[0] for one in step[:, 3:]]) @ rotation
+    rotation = np.stack([rotation_of(one) for one in step[:, 3:]]) @ rotation
     return rotation, translation + step[:, :3]

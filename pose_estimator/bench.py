@@ -114,38 +114,40 @@ def network_milliseconds(models):
     import torch
     from .keypoints.checkpoint import Checkpoint
     from .keypoints.hourglass import fold_batch_norms, HourglassConfig, StackedHourglass
+    from .runtimes import fastest, missing_packages, RUNTIMES
     torch.set_num_threads(1)
     shipped = Checkpoint.load(find_models(models)['cup'])
-    usual = StackedHourglass(HourglassConfig(3, 16, **USUAL)).eval()
-    compiled = torch.compile(fold_batch_norms(shipped.network()))
-    kinds = {
-        'eager, as trained, float32': (shipped.network(), torch.float32, len(LOOKS)),
-        'batch norms folded, channels last, float32': (
-            fold_batch_norms(shipped.network()), torch.float32, len(LOOKS)),
-        'the same in bfloat16': (
-            fold_batch_norms(shipped.network()), torch.bfloat16, len(LOOKS)),
-        'torch.compile, float32': (compiled, torch.float32, len(LOOKS)),
-        '2 stacks, 256 channels, 256 px, one look': (usual, torch.float32, 1)}
+
+    def image(config, count):
+        return torch.rand(count, config.in_channels, config.input_size, config.input_size)
+
+    looks, trained = image(shipped.config, len(LOOKS)), shipped.network().eval()
+    folded = fold_batch_norms(shipped.network()).to(memory_format=torch.channels_last)
     times = {}
-    for name, (network, kind, looks) in kinds.items():
-        config = usual.config if network is usual else shipped.config
-        layout = torch.contiguous_format if 'eager' in name else torch.channels_last
-        image = torch.rand(looks, config.in_channels, config.input_size, config.input_size)
-        image = image.to(kind, memory_format=layout)
-        network = network.to(kind, memory_format=layout)
-        try:
-            with torch.inference_mode():
-                times[name] = _times(lambda: network(image))[0]
-        except RuntimeError as error:  # torch.compile wants a C++ compiler
-            times[f'{name}: {str(error).splitlines()[0][:60]}'] = np.nan
+    with torch.inference_mode():
+        times['torch, float32, as trained'] = _times(lambda: trained(looks))[0]
+        for name, runtime in RUNTIMES.items():
+            shown = f'{name} (default)' if name == fastest('cpu') else name
+            missing = missing_packages(name)
+            if missing:
+                times[f'{name}: {", ".join(missing)} not installed'] = np.nan
+                continue
+            try:
+                run = runtime(folded)
+                times[shown] = _times(lambda: run(looks))[0]
+            except RuntimeError as error:  # torch.compile wants a C++ compiler
+                times[f'{name}: {str(error).splitlines()[0][:60]}'] = np.nan
+        usual = StackedHourglass(HourglassConfig(3, 16, **USUAL)).eval()
+        large = image(usual.config, 1)
+        times['2 stacks, 256 channels, 256 px, one look'] = _times(lambda: usual(large))[0]
     return times
 
 
 def segmenter_milliseconds(weights):
     """Return median and 95th percentile of the time for an image of the demo, by runtime."""
     import torch
+    from .runtimes import fastest, missing_packages, RUNTIMES
     from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
-    from .segmentation.runtimes import fastest, missing_packages, RUNTIMES
     torch.set_num_threads(1)
     image = DemoScene(0).frame(1.0).image
     times = {}

@@ -45,8 +45,11 @@ def has_fast_bfloat16(device):
     """Return whether convolutions in bfloat16 are faster than in float32 on a device."""
     device = torch.device(device)
     if device.type == 'cpu':
-        # Without instructions for it, bfloat16 is emulated.
-        return getattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)()
+        # Without instructions for it, bfloat16 is emulated; with those of AVX-512 it is faster on
+        # AMD's processors and slower on Intel's, which are fast at it with AMX (docs/accuracy.md).
+        has = {name: getattr(torch.cpu, f'_is_{name}_supported', lambda: False)()
+               for name in ('avx512_bf16', 'amx_tile')}
+        return has['amx_tile'] or has['avx512_bf16'] and 'AMD' in processor_name()
     return device.type == 'cuda' and torch.cuda.is_bf16_supported()
 
 

@@ -138,9 +138,9 @@ def gather(predictor, image, instances, camera, refiner=None):
     crops = [CropCamera.look_at(camera, instance.box, predictor.size,
                                 predictor.checkpoint.margin) for instance in instances]
     looks = [crop.turned(*look) for crop in crops for look in LOOKS]
-    seen = [instance for instance in instances for _ in LOOKS]
-    masks = np.stack([look.crop(instance.mask.view(np.uint8) * np.uint8(255))
-                      for look, instance in zip(looks, seen)])
+    full = [instance.mask.view(np.uint8) * np.uint8(255) for instance in instances]
+    masks = np.stack([look.crop(mask) for look, mask in
+                      zip(looks, [mask for mask in full for _ in LOOKS])])
     rgb = None if image is None else np.stack([look.crop(image) for look in looks])
     found = predictor.predict(rgb, masks)
     points = predictor.checkpoint.model.keypoints

@@ -6,7 +6,7 @@ from typing import Optional
 import cv2
 import numpy as np
 
-from .geometry import Pose
+from .geometry import Pose, rotation_of
 
 # Keypoints below this confidence take no part.
 MIN_CONFIDENCE = 0.1
@@ -155,12 +155,13 @@ def refine(pose, points, pixels, confidence, K, scale):
         return weight / max(weight.mean(), 1e-9)
 
     damping = 1e-3
-    residual, jacobian = _residual(pose, points, pixels, K)
+    rotation, translation = pose.R_m2c, pose.t_m2c
+    residual, jacobian = _residual(rotation, translation, points, pixels, K)
     weight = weigh(residual)
     cost = (weight[:, None] * residual ** 2).sum()
     for _ in range(REFINE_STEPS):
-        normal = np.einsum('nia,n,nib->ab', jacobian, weight, jacobian)
-        gradient = np.einsum('nia,n,ni->a', jacobian, weight, residual)
+        normal, weighed = normal_matrix(jacobian, weight)
+        gradient = weighed @ residual.ravel()
         scaled = normal + damping * np.diag(np.diag(normal) + 1e-12)
         try:
             step = -np.linalg.solve(scaled, gradient)
@@ -168,12 +169,11 @@ def refine(pose, points, pixels, confidence, K, scale):
             break
         if not np.isfinite(step).all():
             break
-        turn = Pose.from_rotvec(step[3:], np.zeros(3))
-        trial = Pose(turn.R_m2c @ pose.R_m2c, pose.t_m2c + step[:3])
-        if (trial.transform(points)[:, 2] <= 0).any():
+        trial = rotation_of(step[3:]) @ rotation, translation + step[:3]
+        if (points @ trial[0][2] + trial[1][2] <= 0).any():
             damping *= 10
             continue
-        trial_residual, trial_jacobian = _residual(trial, points, pixels, K)
+        trial_residual, trial_jacobian = _residual(*trial, points, pixels, K)
         trial_cost = (weight[:, None] * trial_residual ** 2).sum()
         if trial_cost >= cost:
             damping *= 10
@@ -181,17 +181,39 @@ def refine(pose, points, pixels, confidence, K, scale):
                 break
             continue
         done = cost - trial_cost < 1e-9 * cost
-        pose, residual, jacobian = trial, trial_residual, trial_jacobian
+        (rotation, translation), residual, jacobian = trial, trial_residual, trial_jacobian
         weight, damping = weigh(residual), damping / 10
         cost = (weight[:, None] * residual ** 2).sum()
         if done:
             break
-    return pose, np.einsum('nia,n,nib->ab', jacobian, weight, jacobian)
+    return Pose(rotation, translation), normal_matrix(jacobian, weight)[0]
 
 
-def _residual(pose, points, pixels, K):
+def normal_matrix(jacobian, weight):
+    """
+    Return what Gauss-Newton solves.
+
+    Parameters
+    ----------
+    jacobian : array, shape (N, 2, 6)
+    weight : array, shape (N,)
+
+    Returns
+    -------
+    normal : array, shape (6, 6)
+        J^T W J.
+    weighed : array, shape (6, 2 N)
+        J^T W.
+
+    """
+    flat = jacobian.reshape(-1, 6)
+    weighed = flat.T * weight.repeat(2)
+    return weighed @ flat, weighed
+
+
+def _residual(rotation, translation, points, pixels, K):
     """Return reprojection errors (N, 2) and their derivatives (N, 2, 6); see project."""
-    seen, jacobian = project(pose.R_m2c[None], pose.t_m2c[None], points, K)
+    seen, jacobian = project(rotation[None], translation[None], points, K)
     return seen[0] - pixels, jacobian[0]
 
 
@@ -218,19 +240,18 @@ def project(rotation, translation, points, K):
 
     """
     turned = points @ rotation.swapaxes(-1, -2)  # (H, N, 3)
-    x, y, z = np.moveaxis(turned + translation[:, None], 2, 0)
-    z = np.maximum(z, 1e-6)
-    pixels = np.stack([K[0, 0] * x / z + K[0, 1] * y / z + K[0, 2],
-                       K[1, 1] * y / z + K[1, 2]], -1)
-    jacobian = np.zeros((*z.shape, 2, 6))
-    jacobian[..., 0, 0] = K[0, 0] / z
-    jacobian[..., 0, 1] = K[0, 1] / z
-    jacobian[..., 0, 2] = -(K[0, 0] * x + K[0, 1] * y) / z ** 2
-    jacobian[..., 1, 1] = K[1, 1] / z
-    jacobian[..., 1, 2] = -K[1, 1] * y / z ** 2
-    # d(w x p)/dw = -[p]x, so these are cross products, for which numpy's own are slow.
-    a, b, c = np.moveaxis(turned[..., None, :], -1, 0)
-    p, q, r = np.moveaxis(jacobian[..., :3], -1, 0)
-    jacobian[..., 3], jacobian[..., 4] = b * r - c * q, c * p - a * r
-    jacobian[..., 5] = a * q - b * p
+    a, b, c = turned[..., 0], turned[..., 1], turned[..., 2]
+    inverse = 1 / np.maximum(c + translation[:, 2:], 1e-6)
+    x, y = (a + translation[:, :1]) * inverse, (b + translation[:, 1:2]) * inverse
+    (fx, skew, cx), (_, fy, cy) = K[:2].tolist()
+    pixels, jacobian = np.empty((*x.shape, 2)), np.empty((*x.shape, 2, 6))
+    across, down = fx * x + skew * y, fy * y
+    pixels[..., 0], pixels[..., 1] = across + cx, down + cy
+    for row, (p, q, r) in enumerate(((fx * inverse, skew * inverse, -across * inverse),
+                                     (0 * inverse, fy * inverse, -down * inverse))):
+        derivative = jacobian[..., row, :]
+        derivative[..., 0], derivative[..., 1], derivative[..., 2] = p, q, r
+        # d(w x p)/dw = -[p]x, so these are cross products, for which numpy's own are slow.
+        derivative[..., 3], derivative[..., 4] = b * r - c * q, c * p - a * r
+        derivative[..., 5] = a * q - b * p
     return pixels, jacobian

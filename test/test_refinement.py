@@ -8,6 +8,7 @@ from pose_estimator.camera import PinholeCamera
 from pose_estimator.cli import main
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose, random_rotations
+from pose_estimator.keypoints.hourglass import StackedHourglass
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pnp import project
 from pose_estimator.refinement import pairs, refiner, train
@@ -153,7 +154,9 @@ def test_poses_that_come_through_the_camera_are_dropped(cup):
 def test_shipped_refiner_mends_things_that_it_has_not_seen():
     """Random bodies of another seed, in virtual crops with all their faults."""
     shipped = Refiner.shipped()
-    found = train.measure(shipped._network.float(), train._sampler([], 24, 0, 4711, 8, 32), 8)
+    network = StackedHourglass(shipped.config)
+    network.load_state_dict(shipped.weights)
+    found = train.measure(network, train._sampler([], 24, 0, 4711, 8, 32), 8)
     assert found['samples'] > 200
     assert found['after_px'] < LEFT_SHIFT * found['before_px']
     assert found['after_deg'] < LEFT_TURN * found['before_deg']

@@ -20,12 +20,12 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
-from pose_estimator.segmentation import train  # noqa: E402, I100
+from pose_estimator.runtimes import fastest, missing_packages, RUNTIMES  # noqa: E402, I100
+from pose_estimator.segmentation import train  # noqa: E402
 from pose_estimator.segmentation.backbone import EfficientNetLite  # noqa: E402
 from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
     build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, paste_mask,
     save_checkpoint)
-from pose_estimator.segmentation.runtimes import fastest, missing_packages, RUNTIMES  # noqa: E402
 from pose_estimator.synthetic.backgrounds import random_background  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,8 @@ import torch
 from .heatmaps import ACTIVATIONS, decode
 from .hourglass import fold_batch_norms
 from .inputs import prepare_input
-from ..devices import has_fast_bfloat16, torch_device
+from ..devices import torch_device
+from ..runtimes import fastest, RUNTIMES
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,8 @@ class KeypointPredictor:
         self.checkpoint = checkpoint
         self.device = torch_device(device)
         network = fold_batch_norms(checkpoint.network())
-        self._type = torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
-        self._network = network.to(self.device, self._type, memory_format=torch.channels_last)
+        network = network.to(self.device, memory_format=torch.channels_last)
+        self._run = RUNTIMES[fastest(self.device)](network)
         self._activation = ACTIVATIONS[checkpoint.loss]
 
     @property
@@ -80,8 +81,7 @@ class KeypointPredictor:
         if rgb is not None:
             color = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device)
             color = color.permute(0, 3, 1, 2) / 255
-        image = prepare_input(color, mask).to(self._type, memory_format=torch.channels_last)
-        heatmaps = self._activation(self._network(image)[-1].float())
+        heatmaps = self._activation(self._run(prepare_input(color, mask))[-1])
         pixels, confidence = decode(heatmaps, self.size)
         return Keypoints(pixels.double().cpu().numpy(), confidence.double().cpu().numpy(),
                          heatmaps.cpu().numpy())

@@ -5,9 +5,9 @@ import torch
 from torch.nn import functional
 
 from .surface import DRAWN
-from ..geometry import Pose
+from ..geometry import Pose, rotation_of
 from ..keypoints.inputs import prepare_input
-from ..pnp import project
+from ..pnp import normal_matrix, project
 
 # Photograph R G B and mask, drawing's mask, R G B and normals.
 CHANNELS = 11
@@ -119,18 +119,18 @@ def settle(pose, points, shift, error, K, steps=4):
         Where the shifts fix no pose.
 
     """
-    target = project(pose.R_m2c[None], pose.t_m2c[None], points, K)[0][0] + shift
+    rotation, translation = pose.R_m2c, pose.t_m2c
+    target = project(rotation[None], translation[None], points, K)[0][0] + shift
     for _ in range(steps):
-        seen, jacobian = project(pose.R_m2c[None], pose.t_m2c[None], points, K)
-        residual, jacobian = seen[0] - target, jacobian[0].reshape(-1, 6)
+        seen, jacobian = project(rotation[None], translation[None], points, K)
+        residual = seen[0] - target
         away = np.sqrt((residual ** 2).sum(1))
         weight = 1 / (error * np.maximum(away, error))
-        weighed = jacobian.T * weight.repeat(2)
-        normal, gradient = weighed @ jacobian, weighed @ residual.ravel()
+        normal, weighed = normal_matrix(jacobian[0], weight)
+        gradient = weighed @ residual.ravel()
         damped = normal + np.diag(1e-4 * np.diag(normal) + 1e-12)
         step = -np.linalg.solve(damped, gradient)
         if not np.isfinite(step).all():
             raise np.linalg.LinAlgError('the shifts fix no pose')
-        turn = Pose.from_rotvec(step[3:], np.zeros(3))
-        pose = Pose(turn.R_m2c @ pose.R_m2c, pose.t_m2c + step[:3])
-    return pose, normal, away
+        rotation, translation = rotation_of(step[3:]) @ rotation, translation + step[:3]
+    return Pose(rotation, translation), normal, away

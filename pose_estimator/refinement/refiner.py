@@ -16,10 +16,11 @@ from .flow import CHANNELS, network_input, OUTPUTS, read, settle
 from .surface import draw, DRAWN
 from .. import assets
 from ..camera import CropCamera
-from ..devices import has_fast_bfloat16, torch_device
+from ..devices import torch_device
 from ..errors import InputError
 from ..geometry import Pose
 from ..keypoints.hourglass import fold_batch_norms, HourglassConfig, StackedHourglass
+from ..runtimes import fastest, RUNTIMES
 
 FORMAT = 'pose_estimator.refiner.1'
 FILE = 'refiner.safetensors'
@@ -105,9 +106,9 @@ class Refiner:
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                                  for name, tensor in weights.items()}, strict=False)
         self.weights = network.state_dict()
-        self._type = torch.bfloat16 if has_fast_bfloat16(self.device) else torch.float32
-        self._network = fold_batch_norms(network).to(self.device, self._type,
-                                                     memory_format=torch.channels_last)
+        network = fold_batch_norms(network)
+        network = network.to(self.device, memory_format=torch.channels_last)
+        self._run = RUNTIMES[fastest(self.device)](network)
 
     @classmethod
     def shipped(cls, device='cpu'):
@@ -218,9 +219,7 @@ class Refiner:
             tensor([crop.K for crop in crops]).float(), self.config.input_size)
         rgb = tensor([crop.crop(image) for crop in crops]).permute(0, 3, 1, 2) / 255
         mask = tensor([crop.crop(mask) for crop, mask in zip(crops, masks)])[:, None] / 255
-        given = network_input(rgb, mask, drawn.pixels)
-        given = given.to(self._type, memory_format=torch.channels_last)
-        shift, error = read(self._network(given)[-1].float())
+        shift, error = read(self._run(network_input(rgb, mask, drawn.pixels))[-1])
         return [(points[there].cpu().double().numpy(), one[there].cpu().double().numpy(),
                  sure[there].cpu().double().numpy())
                 for points, one, sure, there in zip(drawn.points, shift, error, drawn.is_seen)]

@@ -25,11 +25,13 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .backbone import EfficientNetLite, IMAGE_MEAN, IMAGE_STD
-from .runtimes import DensePart, fastest, LEVELS, missing_packages, RUNTIMES
 from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
+from ..runtimes import fastest, missing_packages, RUNTIMES
 
+# Names of torchvision's pyramid maps at strides 4 to 64.
+LEVELS = ('0', '1', '2', '3', 'pool')
 FORMAT = 'pose_estimator segmenter 1'
 # A pixel shows one object: of two masks that share more than this part of the smaller one, the
 # better scored stays.
@@ -90,6 +92,22 @@ class MaskRCNNConfig:
         if self.variant not in VARIANTS:
             raise InputError(f'variant: expected one of {", ".join(VARIANTS)}, got '
                              f'{self.variant!r}')
+
+
+class DensePart(nn.Module):
+    """Backbone, feature pyramid and the convolutions of the proposals, of a MaskRCNN."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.backbone = network.backbone
+        self.head = network.rpn.head
+
+    def forward(self, images):
+        """Return a tuple of feature maps, objectness and box changes, one each per level."""
+        maps = self.backbone(images)
+        features = [maps[level] for level in LEVELS]
+        objectness, changes = self.head(features)
+        return (*features, *objectness, *changes)
 
 
 class _LiteFPN(nn.Module):
@@ -312,7 +330,9 @@ class MaskRCNNSegmenter:
         self._network = network.to(self._device).eval()
         self._min_score = min_score
         self._network.roi_heads.score_thresh = min_score
-        self.runtime = runtime or fastest(self._device)
+        # On GPUs in float32, as it was measured.
+        is_on_cpu = self._device.type == 'cpu'
+        self.runtime = runtime or (fastest(self._device) if is_on_cpu else 'eager')
         if self.runtime not in RUNTIMES:
             raise InputError(f'runtime: expected one of {", ".join(RUNTIMES)}, got '
                              f'{self.runtime!r}')
@@ -443,7 +463,7 @@ class MaskRCNNSegmenter:
         # Sides that are multiples of 32, as the strides want it.
         padded = functional.pad(tensor, (0, -width % 32, 0, -height % 32))
         images = ImageList(padded, [(height, width)])
-        outputs = list(self._dense(padded))
+        outputs = self._dense(padded)
         count = len(LEVELS)
         features = OrderedDict(zip(LEVELS, outputs[:count]))
         proposals = self._proposals(images, features, outputs[count:2 * count],
