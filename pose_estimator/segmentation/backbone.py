@@ -23,6 +23,10 @@ TAPPED_STAGES = (1, 2, 4, 6)
 # What the ImageNet weights expect of RGB in 0..1.
 IMAGE_MEAN, IMAGE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 _NORM_EPSILON = 1e-3
+# While training, the style of images is mixed after the first stages: how many of them, with what
+# chance at each, the parameter of the beta distribution of the shares, and the spread of what is
+# changed of each channel besides (docs/segmentation.md).
+MIXED_STAGES, MIX_CHANCE, MIX_SHARE, MIX_SPREAD = 4, 0.6, 0.3, 0.15
 
 
 class _Conv(nn.Sequential):
@@ -63,6 +67,35 @@ class _Block(nn.Module):
 
     def forward(self, x):
         return x + self.layers(x) if self.skips else self.layers(x)
+
+
+def mix_styles(maps):
+    """
+    Return maps whose channels' means and deviations are mixed with those of other images.
+
+    What an image looks like overall, its rendering included, lies in these, and what learns from
+    the mixture leans on them less (Zhou et al. 2021); here each is changed at random besides.
+
+    Parameters
+    ----------
+    maps : tensor, shape (B, C, H, W)
+
+    Returns
+    -------
+    mixed : tensor, shape (B, C, H, W)
+
+    """
+    count = len(maps)
+    mean = maps.mean((2, 3), keepdim=True).detach()
+    deviation = maps.std((2, 3), keepdim=True).detach() + 1e-5
+    share = torch.distributions.Beta(MIX_SHARE, MIX_SHARE).sample((count, 1, 1, 1))
+    share = share.to(maps.device)
+    other = torch.randperm(count)
+    to_mean = share * mean + (1 - share) * mean[other]
+    to_mean = to_mean + MIX_SPREAD * deviation * torch.randn_like(deviation)
+    to_deviation = share * deviation + (1 - share) * deviation[other]
+    to_deviation = to_deviation * torch.exp(MIX_SPREAD * torch.randn_like(deviation))
+    return (maps - mean) / deviation * to_deviation + to_mean
 
 
 class EfficientNetLite(nn.Module):
@@ -110,6 +143,8 @@ class EfficientNetLite(nn.Module):
         features = OrderedDict()
         for index, stage in enumerate(self.stages):
             x = stage(x)
+            if self.training and index < MIXED_STAGES and torch.rand(()) < MIX_CHANCE:
+                x = mix_styles(x)
             if index in TAPPED_STAGES:
                 level = len(features)
                 features[str(level)] = x / self._spreads[level]
