@@ -196,7 +196,9 @@ def normal_matrix(jacobian, weight):
     Parameters
     ----------
     jacobian : array, shape (N, 2, 6)
+        Of the residuals.
     weight : array, shape (N,)
+        Of each point.
 
     Returns
     -------

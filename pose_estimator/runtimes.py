@@ -52,7 +52,8 @@ def onnxruntime(network):
     ready = {}
 
     def compile_for(images):
-        print(f'compiling for images of {images.shape[3]} x {images.shape[2]}, which takes seconds',
+        height, width = images.shape[2:]
+        print(f'compiling for images of {width} x {height}, which takes seconds',
               file=sys.stderr, flush=True)
         frozen = copy.deepcopy(network).eval().requires_grad_(False)
         with torch.inference_mode(False), warnings.catch_warnings(), \

@@ -102,8 +102,9 @@ def test_openvino_runs_without_its_own_conversion(monkeypatch):
 
 
 @pytest.mark.parametrize('name, flags, expected', [
-    ('AMD EPYC 9R14', {'avx512_bf16'}, True), ('Intel(R) Xeon(R) Processor', {'avx512_bf16'}, False),
-    ('Intel(R) Xeon(R) Processor', {'avx512_bf16', 'amx_tile'}, True), ('AMD EPYC', set(), False)])
+    ('AMD EPYC 9R14', {'avx512_bf16'}, True), ('AMD EPYC', set(), False),
+    ('Intel(R) Xeon(R) Processor', {'avx512_bf16'}, False),
+    ('Intel(R) Xeon(R) Processor', {'avx512_bf16', 'amx_tile'}, True)])
 def test_bfloat16_is_for_processors_that_are_faster_with_it(monkeypatch, name, flags, expected):
     monkeypatch.setattr(devices, 'processor_name', lambda: name)
     for flag in ('avx512_bf16', 'amx_tile'):

@@ -79,6 +79,7 @@ def mix_styles(maps):
     Parameters
     ----------
     maps : tensor, shape (B, C, H, W)
+        Of several images.
 
     Returns
     -------
