@@ -22,7 +22,7 @@ torch = pytest.importorskip('torch')
 
 from pose_estimator.runtimes import fastest, missing_packages, RUNTIMES  # noqa: E402, I100
 from pose_estimator.segmentation import train  # noqa: E402
-from pose_estimator.segmentation.backbone import EfficientNetLite  # noqa: E402
+from pose_estimator.segmentation.backbone import EfficientNetLite, mix_styles  # noqa: E402
 from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
     build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, paste_mask,
     save_checkpoint)
@@ -585,3 +585,30 @@ def test_torchrun_trains_with_two_processes(tmp_path):
         assert torch.equal(weight, second['weights'][name]), name
     _, _, facts = load_checkpoint(tmp_path / 'out.safetensors')
     assert facts['steps'] == first['step'] and facts['batch'] == 2 * train.BATCH
+
+
+def test_styles_are_mixed_while_learning_alone():
+    torch.manual_seed(0)
+    network, images = EfficientNetLite().requires_grad_(False), torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        network.eval()
+        assert torch.equal(network(images)['0'], network(images)['0'])
+        network.train()
+        seen = [network(images)['0'] for _ in range(6)]
+    assert any(not torch.allclose(seen[0], one) for one in seen[1:])
+
+
+def test_mixed_maps_keep_their_shapes_and_change_their_style():
+    torch.manual_seed(0)
+    maps = torch.randn(4, 200, 9, 7) * torch.tensor([1.0, 2, 4, 8])[:, None, None, None]
+    mixed = mix_styles(maps)
+    # Each channel is a stretched and shifted copy of what it was.
+    spread = maps.std((2, 3)), mixed.std((2, 3))
+    copied = [(one - one.mean((2, 3), keepdim=True)) / own[..., None, None]
+              for one, own in zip((maps, mixed), spread)]
+    torch.testing.assert_close(copied[1], copied[0], atol=1e-3, rtol=0)
+    # By whose spread, the same for all channels of an image, and by a little each.
+    factor = (spread[1] / spread[0]).log()
+    assert (factor.std(1) > 0.05).all() and (factor.std(1) < 0.3).all()
+    assert factor.mean(1).abs().max() > 0.3
+    assert mix_styles(maps[:1]).shape == (1, 200, 9, 7)
