@@ -23,7 +23,7 @@ from .devices import has_fast_bfloat16
 
 # Compiled for so many image sizes at a time, where a runtime compiles for each.
 MOST_SIZES = 4
-# What the set-up does not bring.
+# What runtimes need besides torch.
 _PACKAGES = {'onnxruntime': ('onnx', 'onnxruntime'), 'openvino': ('openvino',),
              'openvino float32': ('openvino',)}
 
@@ -130,7 +130,7 @@ def openvino_model(network):
     Parameters
     ----------
     network : Module
-        Of the layers below, sums, quotients and maps of which one has half the sides of another.
+        Of the layers below, sums, quotients, and maps enlarged to twice their sides; in float32.
 
     Raises
     ------
