@@ -7,6 +7,7 @@ module, to a list of the same in float32. RUNTIMES names them; `make bench` comp
 """
 
 import copy
+import functools
 import importlib.util
 import operator
 import sys
@@ -75,6 +76,13 @@ def onnxruntime(network):
     return run
 
 
+@functools.lru_cache(maxsize=1)
+def _core():
+    """Return OpenVINO's core, one for the process: with the last one its libraries would go."""
+    import openvino as runtime
+    return runtime.Core()
+
+
 def openvino(network, fast=None):
     """
     Run in OpenVINO (package openvino).
@@ -87,14 +95,13 @@ def openvino(network, fast=None):
         Whether in bfloat16; default: where the processor is faster with it.
 
     """
-    import openvino as runtime
     fast = has_fast_bfloat16('cpu') if fast is None else fast
     options = {'INFERENCE_NUM_THREADS': torch.get_num_threads(), 'PERFORMANCE_HINT': 'LATENCY',
                'INFERENCE_PRECISION_HINT': 'bf16' if fast else 'f32',
                # Pinned, the threads of two processes would share a core and leave another idle.
                'ENABLE_CPU_PINNING': False}
-    request = runtime.Core().compile_model(openvino_model(network), 'CPU',
-                                           options).create_infer_request()
+    compiled_model = _core().compile_model(openvino_model(network), 'CPU', options)
+    request = compiled_model.create_infer_request()
 
     def run(images):
         found = request.infer({0: np.ascontiguousarray(images.numpy())})
