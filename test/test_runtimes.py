@@ -10,8 +10,11 @@ from pose_estimator import devices, runtimes  # noqa: E402, I100
 from pose_estimator.keypoints.hourglass import (  # noqa: E402
     fold_batch_norms, HourglassConfig, StackedHourglass)
 from pose_estimator.runtimes import fastest, missing_packages, RUNTIMES  # noqa: E402
+from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
+    build_network, DensePart, MaskRCNNConfig, VARIANTS)
 from torch import nn  # noqa: E402
 from torchvision.models import resnet18  # noqa: E402
+from torchvision.models.detection import maskrcnn_resnet50_fpn  # noqa: E402
 from torchvision.ops import FrozenBatchNorm2d  # noqa: E402
 
 
@@ -99,6 +102,33 @@ def test_openvino_runs_without_its_own_conversion(monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino.tools.ovc.convert', None)
     run = RUNTIMES['openvino'](Listed(nn.Conv2d(3, 4, 1)))
     assert run(torch.zeros(1, 3, 8, 8))[0].shape == (1, 4, 8, 8)
+
+
+@pytest.mark.skipif(not there('openvino'), reason='openvino is not installed')
+def test_all_openvino_networks_share_one_core(monkeypatch):
+    """With the last core its libraries go, and with them, later, the process."""
+    import openvino
+    made = []
+    make = openvino.Core
+    monkeypatch.setattr(openvino, 'Core', lambda: made.append(make()) or made[-1])
+    runtimes._core.cache_clear()
+    for _ in range(3):
+        RUNTIMES['openvino'](Listed(nn.Conv2d(3, 4, 1)))
+    assert len(made) == 1 and runtimes._core() is made[0]
+
+
+@pytest.mark.skipif(not there('openvino'), reason='openvino is not installed')
+@pytest.mark.parametrize('variant', [*VARIANTS, 'coco'])
+def test_openvino_runs_every_segmenter(variant):
+    torch.manual_seed(0)
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None) if variant == 'coco' \
+        else build_network(MaskRCNNConfig(('book', 'cup'), variant=variant))
+    dense, images = DensePart(network.eval()), torch.randn(1, 3, 96, 64)
+    with torch.inference_mode():
+        for found, expected in zip(RUNTIMES['openvino float32'](dense)(images), dense(images),
+                                   strict=True):
+            atol = 1e-4 * float(expected.abs().max())
+            torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize('name, flags, expected', [
