@@ -30,7 +30,7 @@ SHIFTED_ALIKE = np.radians(0.1)
 # Each crop is looked at several times: rolled by degrees and zoomed. The mean of the heatmaps
 # is better than any of them, and where they disagree, doubt is due (docs/experiments.md). Cameras
 # are mostly upright, so the rolls are small. The first is the crop as it is.
-LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93), (-12, 0.93), (12, 1.08))
+LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,14 +142,21 @@ def test_occlusion_truncation_and_faults_take_from_the_mask(cup, cup_views, back
     assert faulty.visible.min() >= harsh.min_visible - 1e-6
 
 
-def test_boxes_are_about_what_is_seen_or_about_all_of_it(cup, cup_views, backgrounds):
+def test_crops_are_about_what_is_seen_or_about_what_is_asked_for(cup, cup_views, backgrounds):
     hidden = replace(CLEAN, occluded=1)
-    clear, seen, whole = (
-        CropSampler(cup_views, cup[0], 'rgb_mask', config, backgrounds).batch(64)
-        for config in (CLEAN, hidden, replace(hidden, box_whole=True)))
-    assert whole.visible.min() < 0.7
-    assert torch.equal(whole.keypoints, clear.keypoints)
+    clear, seen = (CropSampler(cup_views, cup[0], 'rgb_mask', config, backgrounds).batch(64)
+                   for config in (CLEAN, hidden))
     assert ((seen.keypoints - clear.keypoints).abs().amax((1, 2, 3)) > 3).sum() > 5
+
+    def about(view, R_m2c, t_m2c, K):
+        """A box about where the origin of the object is, half as far as that is away."""
+        middle = (t_m2c[:, None] @ K.mT)[:, 0]
+        return middle[:, :2] / middle[:, 2:], K[:, 0, 0] / 2
+
+    asked = CropSampler(cup_views, cup[0], 'rgb_mask', hidden, backgrounds).batch(64, about)
+    assert asked.visible.min() < 0.7
+    assert torch.allclose(asked.t_m2c[:, :2] / asked.t_m2c[:, 2:], torch.zeros(64, 2), atol=1e-5)
+    assert torch.allclose(128 / asked.K[:, 0, 0], torch.full((64,), hidden.margin / 2), rtol=0.1)
 
 
 def test_neighbours_stand_before_and_behind(cup, cup_views, backgrounds):

@@ -35,6 +35,8 @@ class HourglassConfig:
         Blocks between poolings.
     modules : int
         Hourglasses in a row, each with heatmaps of its own (intermediate supervision).
+    stem_blocks : int
+        Blocks before the stem's first pooling, for what must be exact to less than a pixel.
 
     """
 
@@ -46,6 +48,7 @@ class HourglassConfig:
     growth: int = 24
     depth: int = 1
     modules: int = 2
+    stem_blocks: int = 0
 
     def __post_init__(self):
         shrink = self.input_size // max(self.heatmap_size, 1)
@@ -55,9 +58,10 @@ class HourglassConfig:
         if shrink not in (1, 2, 4, 8) or shrink * self.heatmap_size != self.input_size:
             raise InputError(f'input_size: expected 1, 2, 4 or 8 times heatmap_size, got '
                              f'{self.input_size} and {self.heatmap_size}')
-        for name in ('in_channels', 'keypoints', 'depth', 'modules'):
-            if getattr(self, name) < 1:
-                raise InputError(f'{name}: expected at least 1, got {getattr(self, name)}')
+        for name, least in (('in_channels', 1), ('keypoints', 1), ('depth', 1), ('modules', 1),
+                            ('stem_blocks', 0)):
+            if getattr(self, name) < least:
+                raise InputError(f'{name}: expected at least {least}, got {getattr(self, name)}')
         if self.width < 8 or self.width % 8:
             raise InputError(f'width: expected a multiple of 8, got {self.width}')
         if self.growth < 0 or self.growth % 8:
@@ -125,6 +129,7 @@ class StackedHourglass(nn.Module):
         width, shrink = config.width, config.input_size // config.heatmap_size
         stem = [_conv(config.in_channels, width // 2, 7, stride=min(shrink, 2)),
                 nn.ReLU(inplace=True)]
+        stem += [Residual(width // 2, width // 2) for _ in range(config.stem_blocks)]
         while shrink > 2:
             stem.append(nn.MaxPool2d(2))
             shrink //= 2

@@ -1,14 +1,16 @@
 """Virtual crops of many objects, each with a drawing of it under a pose somewhat wrong."""
 
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
 import math
+import multiprocessing
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from .flow import network_input
-from .surface import draw, POINTS, Surface
+from .flow import network_input, rotations
+from .surface import draw, MARGIN, POINTS, Surface
 from ..geometry import Pose
 from ..mesh import farthest_points, mesh_diameter, sample_surface, surface_samples
 from ..object_model import ObjectModel
@@ -18,11 +20,10 @@ from ..synthetic.symmetry import canonical_pose
 from ..synthetic.views import appearance_views, ViewBank
 
 # Masks are left out more often than for keypoints: edges in the colours are more exact.
-# Pictures are cut out about what was drawn, so that they hold the whole object, hidden or not.
 # Masks are as often too large as too small: who expects small ones sees the others' objects too
 # near.
-CROPS = CropConfig(mask_dropped=0.5, mask_eroded=0.01, mask_dilated=0.01, box_whole=True,
-                   box_partial=0.0, box_shift=0.05, box_scale=0.1, occluded=0.85)
+CROPS = CropConfig(mask_dropped=0.5, mask_eroded=0.01, mask_dilated=0.01, occluded=0.85,
+                   margin=MARGIN)
 # Standard deviations of a pose's faults: turn about each axis in radians, place in pixels of the
 # crop, logarithm of the distance. All are multiplied by the same number from FAULTS, and so many
 # times that for one in four.
@@ -72,6 +73,10 @@ class Pairs:
         least from what was drawn.
     R_drawn, t_drawn : tensors, shapes (B, 3, 3), (B, 3)
         The pose under which the object was drawn.
+    diameter : tensor, shape (B,)
+        Of the object, metres.
+    seen : tensor, shape (B, 1, S, S)
+        0..1, the mask that a perfect segmenter would give.
     which : tensor of int, shape (B,)
         Number of the object.
 
@@ -86,7 +91,19 @@ class Pairs:
     t_m2c: torch.Tensor
     R_drawn: torch.Tensor
     t_drawn: torch.Tensor
+    diameter: torch.Tensor
+    seen: torch.Tensor
     which: torch.Tensor
+
+    def to(self, device):
+        """Return the same on a device."""
+        return Pairs(*(getattr(self, one.name).to(device) for one in fields(self)))
+
+    @classmethod
+    def cat(cls, parts):
+        """Return several as one."""
+        return cls(*(torch.cat([getattr(part, one.name) for part in parts])
+                     for one in fields(cls)))
 
 
 class PairSampler:
@@ -106,20 +123,20 @@ class PairSampler:
         Wraps the list of objects, to draw a bar.
     device : str or torch.device
         Where everything is made.
+    processes : int
+        How many render views.
 
     """
 
-    def __init__(self, objects, views, scenery, rng, progress=iter, device='cpu'):
-        banks, which = [], []
-        for index in progress(range(len(objects))):
-            model, mesh, _ = objects[index]
-            bank = appearance_views(model, mesh, views[index], rng)
-            poses = [canonical_pose(Pose(*pair), model.symmetries)
-                     for pair in zip(bank.R_m2c, bank.t_m2c)]
-            banks.append((np.stack([pose.R_m2c for pose in poses]),
-                          np.stack([pose.t_m2c for pose in poses]), bank.focal, bank.upright,
-                          bank.pixels))
-            which += [index] * views[index]
+    def __init__(self, objects, views, scenery, rng, progress=iter, device='cpu', processes=1):
+        tasks = [(model, mesh, count, rng.integers(2 ** 32))
+                 for (model, mesh, _), count in zip(objects, views)]
+        if processes > 1:
+            with ProcessPoolExecutor(processes, multiprocessing.get_context('spawn')) as pool:
+                banks = list(progress(pool.map(_views, tasks)))
+        else:
+            banks = list(progress(map(_views, tasks)))
+        which = np.repeat(np.arange(len(views)), views)
         bank = ViewBank(*(np.concatenate(parts) for parts in zip(*banks)))
         self.device = torch.device(device)
         self._crops = CropSampler(bank, None, 'rgb_mask', CROPS, device=device, **scenery)
@@ -127,6 +144,7 @@ class PairSampler:
         points, look = zip(*(surface.tensors(device) for _, _, surface in objects))
         self._points, self._look = torch.stack(points), torch.stack(look)
         self._centers = self._tensor([model.center for model, _, _ in objects])
+        self._diameters = self._tensor([model.diameter for model, _, _ in objects])
         alike = [_alike(model.symmetries) for model, _, _ in objects]
         most = max(map(len, alike))
         # Those of fewer symmetries are as they are several times over.
@@ -140,7 +158,7 @@ class PairSampler:
 
     def seed(self, seed):
         """Start the randomness anew."""
-        self._crops.generator.manual_seed(seed)
+        self._crops.seed(seed)
         self._random = torch.Generator(self.device).manual_seed(seed + 1)
 
     def points(self, which):
@@ -151,10 +169,13 @@ class PairSampler:
         """Return Pairs of `count` samples, with a share of the crops' faults."""
         config = self._crops.config
         self._crops.config = config.eased(severity)
-        crops = self._crops.batch(count)
+        crops = self._crops.batch(count, self._look_at_fault)
         self._crops.config = config
         which = self._which[crops.view]
-        rotation, translation = self._faulty(crops, self._centers[which])
+        true, rotation, translation = self._fault
+        # From the camera that was told where to look to that which does.
+        turn = crops.R_m2c @ true.mT
+        rotation, translation = turn @ rotation, (turn @ translation[..., None])[..., 0]
         drawn = draw(self._points[which], self._look[which], rotation, translation, crops.K,
                      config.size)
         true_R, true_t = self._nearest(crops.R_m2c, crops.t_m2c, which, rotation)
@@ -163,7 +184,8 @@ class PairSampler:
                  - _project(flat, rotation, translation, crops.K))
         return Pairs(network_input(crops.rgb, crops.mask, drawn.pixels),
                      shift.view(*drawn.is_seen.shape, 2), drawn.is_seen, drawn.points, crops.K,
-                     true_R, true_t, rotation, translation, which)
+                     true_R, true_t, rotation, translation, self._diameters[which], crops.seen,
+                     which)
 
     def _nearest(self, true_R, true_t, which, rotation):
         """Return of the true poses that look alike those that are turned least from others."""
@@ -173,8 +195,31 @@ class PairSampler:
         moved = torch.einsum('bij,bj->bi', true_R, self._alike_t[which, best])
         return alike_R[rows, best], moved + true_t
 
-    def _faulty(self, crops, centers):
-        """Return poses near the true ones."""
+    def _look_at_fault(self, view, rotation, translation, K):
+        """Make a faulty pose and return the box of what would be drawn; see CropSampler.batch."""
+        which = self._which[view]
+        points = self._points[which]
+        seen, _ = _boxes(points, rotation, translation, K)
+        faulty = self._faulty(rotation, translation, self._centers[which],
+                              MARGIN * seen / (self._crops.config.size * K[:, 0, 0]))
+        self._fault = (rotation, *faulty)
+        extent, center = _boxes(points, *faulty, K)
+        return center, extent
+
+    def _faulty(self, true_R, true_t, centers, pixel):
+        """
+        Return poses near the true ones.
+
+        Parameters
+        ----------
+        true_R, true_t : tensors, shapes (B, 3, 3), (B, 3)
+            These.
+        centers : tensor, shape (B, 3)
+            Of the objects, model frame.
+        pixel : tensor, shape (B,)
+            The size of a crop's pixel at a distance of 1.
+
+        """
         count = len(centers)
 
         def uniform():
@@ -185,13 +230,29 @@ class PairSampler:
 
         scale = FAULTS[0] + (FAULTS[1] - FAULTS[0]) * uniform()
         scale = scale * torch.where(uniform() < 0.25, FAR_OFF, 1.0)
-        turn = _rotations(normal(count, 3) * scale[:, None] * TURN)
-        rotation = turn @ crops.R_m2c
-        middle = torch.einsum('bij,bj->bi', crops.R_m2c, centers) + crops.t_m2c
-        moved = normal(count, 2) * scale[:, None] * PLACE / crops.K[:, :1, 0]
+        rotation = rotations(normal(count, 3) * scale[:, None] * TURN) @ true_R
+        middle = torch.einsum('bij,bj->bi', true_R, centers) + true_t
+        moved = normal(count, 2) * (scale * PLACE * pixel)[:, None]
         depth = middle[:, 2] * torch.exp(normal(count) * scale * DISTANCE)
         ray = functional.pad(middle[:, :2] / middle[:, 2:] + moved, (0, 1), value=1.0)
         return rotation, ray * depth[:, None] - torch.einsum('bij,bj->bi', rotation, centers)
+
+
+def _boxes(points, rotation, translation, K):
+    """Return longer sides (B,) and centres (B, 2) of the boxes about points (B, N, 3), pixels."""
+    pixels = _project(points, rotation, translation, K)
+    low, high = pixels.amin(1), pixels.amax(1)
+    return (high - low).amax(1).clamp(min=1.0), (low + high) / 2
+
+
+def _views(task):
+    """Return the fields of a ViewBank of (ObjectModel, Mesh, number of views, seed)."""
+    model, mesh, count, seed = task
+    bank = appearance_views(model, mesh, count, np.random.default_rng(seed))
+    poses = [canonical_pose(Pose(*pair), model.symmetries)
+             for pair in zip(bank.R_m2c, bank.t_m2c)]
+    return (np.stack([pose.R_m2c for pose in poses]), np.stack([pose.t_m2c for pose in poses]),
+            bank.focal, bank.upright, bank.pixels)
 
 
 def _project(points, rotation, translation, K):
@@ -209,14 +270,3 @@ def _alike(symmetries):
         steps = [Pose.from_rotvec(np.array(axis) * angle, np.zeros(3)) for angle in angles]
         turns = [Pose(step.R_m2c, offset - step.R_m2c @ offset) for step in steps]
     return turns + [turn.compose(one) for turn in turns for one in symmetries.discrete]
-
-
-def _rotations(vectors):
-    """Return rotations (B, 3, 3) about vectors (B, 3) by their lengths (Rodrigues)."""
-    angle = vectors.norm(dim=1).clamp(min=1e-6)[:, None, None]
-    cross = torch.zeros(len(vectors), 3, 3, device=vectors.device)
-    for index, (row, column) in enumerate(((2, 1), (0, 2), (1, 0))):
-        cross[:, row, column], cross[:, column, row] = vectors[:, index], -vectors[:, index]
-    cross = cross / angle
-    eye = torch.eye(3, device=vectors.device)
-    return eye + torch.sin(angle) * cross + (1 - torch.cos(angle)) * cross @ cross

@@ -12,8 +12,8 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
 import torch
 
-from .flow import CHANNELS, network_input, OUTPUTS, read, settle
-from .surface import draw, DRAWN
+from .flow import CHANNELS, LEAST_CELLS, network_input, OUTPUTS, read, settle
+from .surface import draw, DRAWN, MARGIN
 from .. import assets
 from ..camera import CropCamera
 from ..devices import torch_device
@@ -22,14 +22,10 @@ from ..geometry import Pose
 from ..keypoints.hourglass import fold_batch_norms, HourglassConfig, StackedHourglass
 from ..runtimes import fastest, RUNTIMES
 
-FORMAT = 'pose_estimator.refiner.1'
+FORMAT = 'pose_estimator.refiner.2'
 FILE = 'refiner.safetensors'
-# Side of a crop over the longer side of the drawing's box.
-MARGIN = 1.4
 # Drawings are compared so often, each with the pose that the one before gave.
 ROUNDS = 2
-# So few cells of an object say nothing.
-MIN_CELLS = 20
 # Nor do those between whose motions no better a difference is than this (1: all independent).
 LEAST_FIXED = 1e-9
 
@@ -258,7 +254,7 @@ def _crop_about(points, pose, camera, size):
 
 def _follow_shifts(pose, crop, points, shift, error, first, surface):
     """Return the Refined of a round, None where nothing came of it."""
-    if len(points) < MIN_CELLS:
+    if len(points) < LEAST_CELLS:
         return None
     turn = crop.R_cam2crop
     here = Pose(turn @ pose.R_m2c, turn @ pose.t_m2c)

@@ -10,6 +10,8 @@ from ..mesh import farthest_indices, surface_samples
 # More points leave no holes in drawings of DRAWN pixels a side.
 POINTS = 3072
 DRAWN = 64
+# Side of a crop over the longer side of the drawing's box, about which it is cut out.
+MARGIN = 1.4
 # What lies deeper than this behind the nearest point of a pixel is hidden, in diameters.
 _THICKNESS = 0.03
 # Of the depth, as integers that are compared together with the points' numbers.

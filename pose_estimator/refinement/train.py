@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 from tqdm import tqdm
 
 from .flow import CHANNELS, loss, OUTPUTS, read, settle
-from .pairs import PairSampler, random_objects
+from .pairs import Pairs, PairSampler, random_objects
 from .refiner import FILE, Refiner, save_refiner
 from .surface import Surface
 from .. import learning
@@ -43,14 +43,19 @@ from ..synthetic.distractors import body_bank, clutter
 DEFAULT_MINUTES = 66.0
 # Random bodies, views of each, and views of each given object.
 BODIES, BODY_VIEWS, OBJECT_VIEWS = 160, 32, 448
+# A GPU sees enough crops to be worth more of them.
+GPU_BODIES, GPU_OBJECT_VIEWS = 288, 1024
 # Crops in a step on a CPU and on a GPU, drawn in parts: some faults are the same in all of a part.
-BATCH, GPU_BATCH, DRAWN = 32, 128, (16, 64)
+BATCH, GPU_BATCH, DRAWN = 32, 512, (16, 256)
 RATE, MUON_RATE = 2e-3, 0.04
 # Crops have from this share of all faults to all of them.
 EASY = 0.2
 SAVE_EVERY = 60.0  # seconds
+# Steps between looks at the loss, each of which makes a GPU wait.
+LOOK_EVERY = 20
 TRAIN_SEED, REPORT_SEED = 0, 1_000_003
-CONFIG = HourglassConfig(in_channels=CHANNELS, keypoints=OUTPUTS, modules=1)
+CONFIG = HourglassConfig(in_channels=CHANNELS, keypoints=OUTPUTS, width=96, growth=32, modules=2,
+                         stem_blocks=1)
 
 
 def add_arguments(parser):
@@ -90,14 +95,11 @@ class _Stream(IterableDataset):
         self.sampler.seed(seed)
         rng = np.random.default_rng(seed)
         while True:
-            parts = [self.sampler.batch(self.drawn, rng.uniform(EASY, 1))
-                     for _ in range(self.batch // self.drawn)]
-            yield tuple(torch.cat([getattr(part, name) for part in parts])
-                        for name in ('image', 'shift', 'is_seen'))
+            yield Pairs.cat([self.sampler.batch(self.drawn, rng.uniform(EASY, 1))
+                             for _ in range(self.batch // self.drawn)])
 
 
-def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIEWS,
-          start=None):
+def train(objects, minutes, path, device='auto', bodies=None, views=None, start=None):
     """
     Train, and write weights and card.
 
@@ -111,9 +113,9 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
         Of the weights.
     device : str
         Of torch; 'auto': a GPU if there is one.
-    bodies : int
+    bodies : int or None
         Random ones beside the known.
-    views : int
+    views : int or None
         Of each known object.
     start : Refiner or None
         With whose weights to begin.
@@ -123,13 +125,16 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
     cores = len(os.sched_getaffinity(0))
     on_cpu = device.type == 'cpu'
     batch, drawn = (BATCH, DRAWN[0]) if on_cpu else (GPU_BATCH, DRAWN[1])
+    bodies = bodies or (BODIES if on_cpu else GPU_BODIES)
+    views = views or (OBJECT_VIEWS if on_cpu else GPU_OBJECT_VIEWS)
     workers = max(1, cores // 2) if on_cpu else 0
     if on_cpu:
         keep_freed_memory()
         torch.set_num_threads(max(1, cores - workers))
     # Other views and bodies than those that the start has seen.
     before = _samples(start.training) if start else 0
-    sampler = _sampler(objects, bodies, views, TRAIN_SEED + before, device=device)
+    sampler = _sampler(objects, bodies, views, TRAIN_SEED + before, device=device,
+                       processes=cores)
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(CONFIG).to(device, memory_format=torch.channels_last)
     if start is not None:
@@ -162,6 +167,8 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
     batches = iter(DataLoader(stream, batch_size=None, num_workers=workers,
                               prefetch_factor=4 if workers else None))
     bfloat = has_fast_bfloat16(device)
+    if device.type == 'cuda':
+        _record(network, next(batches).image, bfloat)
     bar = tqdm(total=round(minutes * 60), initial=round(spent), desc='refiner', unit='',
                mininterval=1.0, bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} spent, '
                                            '{remaining} left{postfix}')
@@ -171,10 +178,10 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
             for optimizer, rate in zip(optimizers, rates):
                 for group in optimizer.param_groups:
                     group['lr'] = rate * learning.schedule(spent / (60 * minutes))
-            image, shift, is_seen = (one.to(device) for one in next(batches))
-            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat):
-                output = network(image.contiguous(memory_format=torch.channels_last))[-1]
-            value = loss(output.float(), shift, is_seen)
+            pairs = next(batches).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat, cache_enabled=on_cpu):
+                outputs = network(pairs.image.contiguous(memory_format=torch.channels_last))
+            value = loss([output.float() for output in outputs], pairs)
             network.zero_grad(set_to_none=True)
             value.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -182,13 +189,16 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
                 optimizer.step()
             samples += batch
             learning.follow(average, network, min(0.999, samples / batch / (10 + samples / batch)))
-            if not math.isfinite(value.item()):
-                raise InputError(f'refiner: the loss is {value.item()}')
-            smooth = value.item() if smooth is None else 0.98 * smooth + 0.02 * value.item()
+            if on_cpu or samples // batch % LOOK_EVERY == 0:
+                seen = value.item()
+                if not math.isfinite(seen):
+                    raise InputError(f'refiner: the loss is {seen}')
+                smooth = seen if smooth is None else 0.98 * smooth + 0.02 * seen
             now = time.monotonic()
             spent = sat + now - clock
-            bar.set_postfix_str(f'loss {smooth:.3f}, {(samples - begun) / (now - clock):.0f} '
-                                'samples/s', refresh=False)
+            bar.set_postfix_str(f'loss {smooth or math.nan:.3f}, '
+                                f'{(samples - begun) / (now - clock):.0f} samples/s',
+                                refresh=False)
             bar.update(min(round(spent), bar.total) - bar.n)
             if now - saved > SAVE_EVERY:
                 saved = now
@@ -211,7 +221,29 @@ def train(objects, minutes, path, device='auto', bodies=BODIES, views=OBJECT_VIE
     resume.unlink(missing_ok=True)
 
 
-def _sampler(objects, bodies, views, seed, body_views=BODY_VIEWS, pictures=256, device='cpu'):
+def _record(network, image, bfloat):
+    """
+    Let a GPU repeat what the network does as one piece (a CUDA graph), forward and backward.
+
+    Started one by one, hundreds of small operations take longer than they run.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        On the GPU, in training; its forward is replaced.
+    image : tensor, shape (B, CHANNELS, S, S)
+        As all that it will be given.
+    bfloat : bool
+        Whether it works in bfloat16.
+
+    """
+    image = image.contiguous(memory_format=torch.channels_last)
+    with torch.autocast('cuda', torch.bfloat16, enabled=bfloat, cache_enabled=False):
+        torch.cuda.make_graphed_callables(network, (image,))
+
+
+def _sampler(objects, bodies, views, seed, body_views=BODY_VIEWS, pictures=256, device='cpu',
+             processes=1):
     """Return a PairSampler of known objects and random bodies."""
     rng = np.random.default_rng(seed)
     known = [(model, mesh, Surface.of_mesh(mesh)) for model, mesh in objects]
@@ -221,7 +253,8 @@ def _sampler(objects, bodies, views, seed, body_views=BODY_VIEWS, pictures=256, 
     clutter(rng, backgrounds, shapes)
     return PairSampler(several, [views] * len(known) + [body_views] * bodies,
                        {'backgrounds': backgrounds, 'bodies': shapes}, rng,
-                       lambda them: tqdm(them, desc='rendering views', unit='object'), device)
+                       lambda them: tqdm(them, desc='rendering views', unit='object',
+                                         total=len(several)), device, processes)
 
 
 def finish(objects, network, path, facts):
@@ -231,6 +264,7 @@ def finish(objects, network, path, facts):
     training = {**facts, 'known': known, 'new': new}
     save_refiner(path, network.config, network.state_dict(), training)
     config = network.config
+    hourglasses = f'{config.modules} hourglass' + ('es' if config.modules > 1 else '')
     rows = '\n'.join(
         f'| {name} | {one["before_px"]:.2f} -> {one["after_px"]:.2f} px | '
         f'{one["before_deg"]:.1f} -> {one["after_deg"]:.1f} deg | '
@@ -250,7 +284,7 @@ bodies |
 | Date, machine | {facts["date"]}; {facts["processor"]} |
 | Time, samples | {facts["minutes"]} min, {facts["samples"]} crops |
 | Before that | {_history(facts["start"])} |
-| Network | {config.modules} hourglass, {config.width} channels, {config.input_size} px in, \
+| Network | {hourglasses}, {config.width} channels, {config.input_size} px in, \
 shifts and their expected errors in {config.heatmap_size} x {config.heatmap_size} cells out |
 
 One round on {known["samples"]} held-back virtual crops each (other views, backgrounds and seeds,

@@ -21,6 +21,8 @@ from ..geometry import Pose
 CHANNELS = {'mask': ('mask',), 'rgb_mask': ('rgb', 'mask')}
 # Side in pixels at which occlusion is worked out, and of the noise that shapes things.
 _COARSE = 64
+# Share of the batches whose photographs are sharpened.
+SHARPENED = 0.35
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,7 @@ class CropConfig:
     The faults of masks and boxes follow what a real Mask R-CNN was seen to do: an outline that
     wobbles and lies more often too far in than out, parts of an object lost, its neighbours
     taken for it, a box about a part only. Outlines are never exact but for a share `mask_exact`
-    of the crops: who sees many exact ones trusts the others. With `box_whole`, boxes are about
-    the whole object, hidden or not, as a drawing of it has them.
+    of the crops: who sees many exact ones trusts the others.
     """
 
     size: int = 128
@@ -43,7 +44,6 @@ class CropConfig:
     box_shift: float = 0.08
     box_scale: float = 0.15
     box_partial: float = 0.15
-    box_whole: bool = False
     occluded: float = 0.8
     truncated: float = 0.1
     min_visible: float = 0.25
@@ -97,6 +97,8 @@ class CropBatch:
         Visible share of the silhouette.
     view : tensor of int, shape (B,)
         Which view of the bank each was cut from.
+    seen : tensor, shape (B, 1, S, S)
+        0..1, the mask without faults: what is visible of the object.
 
     """
 
@@ -108,6 +110,7 @@ class CropBatch:
     t_m2c: torch.Tensor
     visible: torch.Tensor
     view: torch.Tensor
+    seen: torch.Tensor
 
 
 class CropSampler:
@@ -142,6 +145,8 @@ class CropSampler:
         self.recolor = recolor
         self.device = torch.device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        # For what is the same in all of a batch: a GPU that is asked for a number stops to wait.
+        self._same = torch.Generator().manual_seed(seed)
         poses = [Pose(*pair) for pair in zip(bank.R_m2c, bank.t_m2c)]
         keypoints = np.zeros((len(poses), 1, 0, 3))
         if model is not None:
@@ -164,8 +169,17 @@ class CropSampler:
             self._bodies = torch.from_numpy(
                 np.ascontiguousarray(bodies.transpose(0, 3, 1, 2))).to(self.device)
 
+    def seed(self, seed):
+        """Start the randomness anew."""
+        self.generator.manual_seed(seed)
+        self._same.manual_seed(seed)
+
     def _tensor(self, array):
         return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    def _pick(self, low, high):
+        """Return a number for all of a batch."""
+        return low + (high - low) * torch.rand((), generator=self._same).item()
 
     def _uniform(self, low, high, *shape):
         return low + (high - low) * torch.rand(*shape, generator=self.generator,
@@ -178,8 +192,21 @@ class CropSampler:
         """Return ones with a probability, else zeros, shape (count, 1, 1, 1)."""
         return (self._uniform(0, 1, count, 1, 1, 1) < probability).float()
 
-    def batch(self, count):
-        """Return a CropBatch of `count` samples."""
+    def batch(self, count, about=None):
+        """
+        Return a CropBatch of `count` samples.
+
+        Parameters
+        ----------
+        count : int
+            How many.
+        about : callable or None
+            Says what is looked at: given view (B,), R_m2c (B, 3, 3), t_m2c (B, 3) and K (B, 3, 3)
+            of a camera that is rolled already but looks past the objects, it returns the centres
+            (B, 2) and longer sides (B,) of boxes in that camera's pixels. None: at boxes about
+            the visible parts, with their faults.
+
+        """
         config, size = self.config, self.config.size
         view = torch.randint(len(self._focal), (count,), generator=self.generator,
                              device=self.device)
@@ -211,14 +238,11 @@ class CropSampler:
         visible = silhouette * (1 - hidden) * (1 - outside)
         share = torch.where(unfit.flatten(), torch.ones_like(share), share)
 
-        # The virtual camera that looks at the visible part's box, which is not quite right.
-        center, extent = _boxes(silhouette if config.box_whole else visible)
-        center = center + extent[:, None] * config.box_shift * self._normal(count, 2)
-        # Now and then the box is about a part of what is visible.
-        part = self._chance(config.box_partial, count).flatten()
-        center = center + (part * extent)[:, None] * self._uniform(-0.2, 0.2, count, 2)
-        extent = extent * (1 - part * self._uniform(0, 0.4, count))
-        extent = extent * torch.exp(config.box_scale * self._normal(count)).clamp(0.7, 1.5)
+        if about is None:
+            center, extent = self._faulty_boxes(visible)
+        else:
+            center, extent = about(view, roll @ self._rotation[view],
+                                   (roll @ self._translation[view][..., None])[..., 0], coarse_K)
         ray = torch.cat([(center - (_COARSE - 1) / 2), coarse_K[:, 0, :1]], 1)
         tilt = _rotation_to_axis(ray)
         crop_K = _intrinsics(coarse_K[:, 0, 0] * size / (config.margin * extent)
@@ -248,7 +272,19 @@ class CropSampler:
         points = torch.einsum('bij,blkj->blki', rotation, self._keypoints[view])
         points = (points + translation[:, None, None]) @ crop_K[:, None].mT
         keypoints = points[..., :2] / points[..., 2:]
-        return CropBatch(rgb, mask, keypoints, crop_K, rotation, translation, share, view)
+        return CropBatch(rgb, mask, keypoints, crop_K, rotation, translation, share, view,
+                         visible)
+
+    def _faulty_boxes(self, visible):
+        """Return centres (B, 2) and longer sides (B,) of boxes that a segmenter might give."""
+        config, count = self.config, len(visible)
+        center, extent = _boxes(visible)
+        center = center + extent[:, None] * config.box_shift * self._normal(count, 2)
+        # Now and then the box is about a part of what is visible.
+        part = self._chance(config.box_partial, count).flatten()
+        center = center + (part * extent)[:, None] * self._uniform(-0.2, 0.2, count, 2)
+        extent = extent * (1 - part * self._uniform(0, 0.4, count))
+        return center, extent * torch.exp(config.box_scale * self._normal(count)).clamp(0.7, 1.5)
 
     def _blobs(self, count, cells, size, channels=1):
         """Return smooth noise (count, channels, size, size), about standard normal."""
@@ -326,7 +362,7 @@ class CropSampler:
         cells = round(28 * config.margin)
         # Most of them are too large or too small as a whole, by as much in all of the batch.
         grown = visible
-        radius = round(self._uniform(-config.mask_eroded, config.mask_dilated, 1).item() * size)
+        radius = round(self._pick(-config.mask_eroded, config.mask_dilated) * size)
         if radius:
             shape, sign, pad = 2 * abs(radius) + 1, math.copysign(1, radius), abs(radius)
             # Rows, then columns: the same as a square window, and cheaper.
@@ -336,7 +372,7 @@ class CropSampler:
             grown = torch.where(self._chance(0.7, count) > 0, moved, visible)
         whole = functional.interpolate(grown, size=(cells, cells), mode='area')
         # A blurred mask is a distance to its outline; moving the threshold moves that.
-        soft = _blur(whole, self._uniform(0.4, 1.2, 1).item())
+        soft = _blur(whole, self._pick(0.4, 1.2))
         shrink = self._uniform(-1, 1, count, 1, 1, 1) * config.mask_outline
         wobble = self._blobs(count, 9, cells) * self._uniform(0, 1, count, 1, 1, 1)
         mask = soft - shrink + wobble * config.mask_wobble * 4 * soft * (1 - soft)
@@ -425,7 +461,7 @@ class CropSampler:
         away = torch.eye(3, device=self.device).repeat(count, 1, 1)
         away[:, :2, 2] = -shift * (_COARSE - 1)
         small = functional.interpolate(mask, size=(_COARSE, _COARSE), mode='area')
-        soft = _blur(_warp(small, away, _COARSE), self._uniform(0.6, 4, 1).item())
+        soft = _blur(_warp(small, away, _COARSE), self._pick(0.6, 4))
         strength = self._uniform(0, 0.8, count, 1, 1, 1) * self._chance(0.7, count)
         return functional.interpolate(soft * strength, size=(size, size), mode='bilinear',
                                       align_corners=False)
@@ -467,16 +503,20 @@ class CropSampler:
                              + 0.06 * self._normal(count, 3, 1, 1))
         rgb = rgb * exposure + 0.04 * self._normal(count, 1, 1, 1)
         level = self._uniform(0, self.config.noise, count, 1, 1, 1)
-        if self._uniform(0, 1, 1).item() < self.config.resolution_loss:
+        if self._pick(0, 1) < self.config.resolution_loss:
             # Far objects are few pixels, enlarged; one size for the batch.
-            small = int(self._uniform(0.3, 0.95, 1).item() * size)
+            small = int(self._pick(0.3, 0.95) * size)
             rgb = functional.interpolate(rgb, size=(small, small), mode='area')
-        if self._uniform(0, 1, 1).item() < 0.8:
-            rgb = _blur(rgb, self._uniform(0.3, 1.0, 1).item())
-        if self._uniform(0, 1, 1).item() < 0.5:
+        if self._pick(0, 1) < 0.8:
+            rgb = _blur(rgb, self._pick(0.3, 1.0))
+        if self._pick(0, 1) < SHARPENED:
+            # As many cameras do: a dark and a bright seam along every outline.
+            rgb = rgb + (rgb - _blur(rgb, self._pick(0.6, 1.5))) * self._uniform(0, 1.2, count,
+                                                                                1, 1, 1)
+        if self._pick(0, 1) < 0.5:
             # Bayer patterns and JPEG keep few pixels of colour.
             grey = rgb.mean(1, keepdim=True)
-            rgb = grey + _blur(rgb - grey, self._uniform(0.6, 1.5, 1).item())
+            rgb = grey + _blur(rgb - grey, self._pick(0.6, 1.5))
         rgb = rgb + level * self._normal(*rgb.shape)
         rgb = rgb.clamp_(0, 1) ** self._uniform(0.75, 1.3, count, 1, 1, 1)
         if rgb.shape[-1] != size:
