@@ -16,7 +16,8 @@ from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
 from .pnp import PnPResult, propose, settle
 from .refinement.refiner import FILE, NOT_REFINED, Refiner
-from .scoring import distance_factor, pose_features, score, silhouette_agreement
+from .scoring import (
+    DISTANCE_UNSURE, distance_factor, pose_features, score, silhouette_agreement)
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 # Names of other weights in a directory of models.
@@ -168,14 +169,31 @@ def gather(predictor, image, instances, camera, refiner=None):
         result = settle(pose, points, near, mass, crop.K, crop.size)
         evidence.append(Evidence(crop, mean, confidence, disagreement, likelihood, np.zeros(2),
                                  NOT_REFINED, result))
+    seen = masks[::len(LOOKS)]
     if refiner is not None:
+        evidence = [_brought_near(one, predictor.checkpoint)
+                    for one in _compared(evidence, seen, predictor.checkpoint)]
         evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image, instances,
                          camera)
-    shape = predictor.checkpoint.model.points
+    return _compared(evidence, seen, predictor.checkpoint)
+
+
+def _compared(evidence, masks, checkpoint):
+    """Return the evidence with the agreement of each pose's silhouette and its mask."""
     return [one if one.result.pose is None else
-            replace(one, agreement=silhouette_agreement(
-                masks[index * len(LOOKS)], one.crop.project(one.result.pose.transform(shape))))
-            for index, one in enumerate(evidence)]
+            replace(one, agreement=silhouette_agreement(mask, one.crop.project(
+                one.result.pose.transform(checkpoint.model.points))))
+            for one, mask in zip(evidence, masks)]
+
+
+def _brought_near(one, checkpoint):
+    """Return evidence whose pose is as far away as those of keypoints have been, on average."""
+    first = checkpoint.calibration.get('first')
+    if one.result.pose is None or not first:
+        return one
+    factor = distance_factor(one.features(checkpoint.model.diameter), first, 0.0)
+    pose = one.result.pose
+    return replace(one, result=replace(one.result, pose=Pose(pose.R_m2c, pose.t_m2c * factor)))
 
 
 def _mend(refiner, surface, evidence, image, instances, camera):
@@ -415,6 +433,7 @@ class PoseEstimator:
         origin = back.transform(placed.t_m2c)
         covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
                                                     - np.outer(origin, origin))
+        covariance[:3, :3] += DISTANCE_UNSURE ** 2 * np.outer(origin, origin)
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
         pose, reason = back.compose(placed), ''

@@ -6,11 +6,15 @@ import numpy as np
 # What is seen, in this order; all without unit.
 FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error', 'spread',
             'disagreement', 'likelihood', 'mask explained', 'silhouette filled',
-            'error of the shifts', 'shift left', 'moved by refinement', 'shifts unexplained')
+            'error of the shifts', 'shift left', 'moved by refinement', 'shifts unexplained',
+            'nearness')
 # A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
 # Of poses that a robot may act on, so large a share must be right.
 PRECISION = 0.95
+# Distances are known no better than this, however exact the pose: meshes are not of quite the size
+# of the thing, focal lengths not quite those of the camera (one sigma; docs/experiments.md).
+DISTANCE_UNSURE = 0.01
 # Of the logarithm of a distance: what is foreseen to be off by less than the scatter of such
 # forecasts is left as it is, and none is changed by more than the most.
 SLACK, MOST_SHIFT = 0.03, 0.3
@@ -47,12 +51,14 @@ def pose_features(result, confidence, disagreement, likelihood, agreement, refin
     """
     # How far the position may be off, by the covariance: far objects are placed worse.
     spread = np.sqrt(np.trace(result.covariance[:3, :3])) / diameter
+    # The farther away, the more a small error of the distance, in percent, is in diameters.
+    nearness = diameter / max(np.linalg.norm(result.pose.t_m2c), 1e-9)
     return np.array([result.inliers.mean(), confidence.mean(),
                      np.quantile(confidence, 0.2),
                      np.log(max(result.reprojection_error / size, 1e-3)),
                      np.log(np.clip(spread, 1e-4, 1e2)),
                      np.log(max(np.median(disagreement) / size, 1e-4)), likelihood, *agreement,
-                     *refinement])
+                     *refinement, np.log(np.clip(nearness, 1e-3, 1e2))])
 
 
 def silhouette_agreement(mask, pixels):
@@ -89,9 +95,11 @@ def score(features, calibration):
                                    @ np.array(calibration['weights']) + calibration['bias']))))
 
 
-def distance_factor(features, calibration):
+def distance_factor(features, calibration, slack=SLACK):
     """
     Return by what to multiply the distance of a pose with these features.
+
+    What is foreseen to be off by less than `slack`, of the logarithm, is left as it is.
 
     Where a network is in doubt between several poses, the mean of its keypoints lies nearer
     together than any pose has them, so that the object seems too far; and what a mask hides makes
@@ -100,7 +108,7 @@ def distance_factor(features, calibration):
     """
     shift = (_scaled(features, calibration) @ np.array(calibration['distance_weights'])
              + calibration['distance_bias'])
-    shift = np.sign(shift) * max(abs(shift) - SLACK, 0.0)
+    shift = np.sign(shift) * max(abs(shift) - slack, 0.0)
     return float(np.exp(np.clip(shift, -MOST_SHIFT, MOST_SHIFT)))
 
 

@@ -41,6 +41,7 @@ LAYERS = {
     'runtimes': 2,
     'learning': 2,
     'muon': 2,
+    'packing': 2,
     'refinement': 2,
     'segmentation': 2,
     'synthetic.crops': 2,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 from pose_estimator.camera import CropCamera, PinholeCamera
@@ -13,10 +14,11 @@ from pose_estimator.keypoints.heatmaps import encode
 from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.predictor import KeypointPredictor, Keypoints
 from pose_estimator.object_model import object_from_mesh
-from pose_estimator.pipeline import find_models, LOOKS, PoseEstimator, SHIFTED_ALIKE
+from pose_estimator.pipeline import find_models, gather, LOOKS, PoseEstimator, SHIFTED_ALIKE
 from pose_estimator.refinement.refiner import FILE, Refiner, save_refiner
 from pose_estimator.refinement.surface import Surface
-from pose_estimator.scoring import FEATURES, silhouette_agreement, sure_score
+from pose_estimator.scoring import (
+    DISTANCE_UNSURE, FEATURES, silhouette_agreement, sure_score)
 from pose_estimator.synthetic.render import RayCaster
 import pytest
 import torch
@@ -123,6 +125,23 @@ def test_covariance_is_in_the_cameras_axes(mesh):
     spread = np.sqrt(np.linalg.eigvalsh(found.covariance[:3, :3]))
     least = SHIFTED_ALIKE * np.linalg.norm(found.pose.t_m2c)
     assert (spread[:2] >= least).all() and spread[0] < 1.5 * least
+    assert spread[2] >= DISTANCE_UNSURE * np.linalg.norm(found.pose.t_m2c)
+
+
+def test_poses_are_brought_to_their_distance_before_they_are_mended(mesh):
+    camera, model = CAMERAS['rectified'], mesh[0]
+    truth = Pose(random_rotations(np.random.default_rng(1), 1)[0], (0.1, 0.0, 0.7))
+    first = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT, 'distance_weights': [0.0] * COUNT,
+             'distance_bias': np.log(0.9)}
+    seen = RayCaster(mesh[1]).render(truth, camera.K, 640, 480).mask
+    instance = Instance('cup', 0.9, mask_box(seen), seen, 1)
+    given = []
+    refiner = SimpleNamespace(refine=lambda surfaces, poses, *_: given.extend(poses) or [None])
+    for calibration, factor in ((CALIBRATION, 1), ({**CALIBRATION, 'first': first}, 0.9)):
+        oracle = Oracle(replace(make_checkpoint(model), calibration=calibration), camera, truth)
+        oracle.box = instance.box
+        gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera, refiner)
+        np.testing.assert_allclose(given[-1].t_m2c, factor * truth.t_m2c, atol=2e-3)
 
 
 def test_scores_of_another_version_are_refused(mesh):

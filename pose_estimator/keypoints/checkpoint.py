@@ -14,6 +14,7 @@ from .heatmaps import LOSSES
 from .hourglass import HourglassConfig, StackedHourglass
 from ..errors import InputError
 from ..object_model import ObjectModel
+from ..packing import packed, unpacked
 from ..refinement.surface import Surface
 from ..scoring import FEATURES
 
@@ -75,15 +76,23 @@ class Checkpoint:
         return network.eval()
 
     def save(self, path):
-        """Write the file, in half precision, all at once or not at all."""
+        """
+        Write the file all at once or not at all.
+
+        Weights are in half precision, those of a network of masks alone in 8 bits.
+
+        """
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {'format': FORMAT, 'object': self.model.to_dict(),
                  'network_input': self.network_input, 'channels': list(self.channels),
                  'config': asdict(self.config), 'margin': self.margin, 'loss': self.loss,
                  'calibration': self.calibration, 'training': self.training}
-        weights = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-                   for name, tensor in self.weights.items()}
+        if self.network_input == 'mask':
+            weights = packed(self.weights)
+        else:
+            weights = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+                       for name, tensor in self.weights.items()}
         if self.surface is not None:
             weights.update(self.surface.to_tensors())
         part = path.with_name(path.name + '.part')
@@ -110,7 +119,7 @@ class Checkpoint:
         try:
             with safe_open(path, 'pt') as stream:
                 about = json.loads((stream.metadata() or {}).get('pose_estimator', '{}'))
-                weights = {name: stream.get_tensor(name) for name in stream.keys()}
+                weights = unpacked({name: stream.get_tensor(name) for name in stream.keys()})
             surface = Surface.from_tensors(weights)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f'{path}: expected a keypoint model (safetensors), got a damaged '

@@ -20,6 +20,7 @@ from ..devices import torch_device
 from ..errors import InputError
 from ..geometry import Pose
 from ..keypoints.hourglass import fold_batch_norms, HourglassConfig, StackedHourglass
+from ..packing import packed, unpacked
 from ..runtimes import fastest, RUNTIMES
 
 FORMAT = 'pose_estimator.refiner.2'
@@ -225,7 +226,7 @@ def _read_file(path):
     """Return configuration, weights and facts of a file; see Refiner.load for its errors."""
     with safe_open(path, 'pt') as stream:
         about = json.loads((stream.metadata() or {}).get('pose_estimator', '{}'))
-        weights = {name: stream.get_tensor(name) for name in stream.keys()}
+        weights = unpacked({name: stream.get_tensor(name) for name in stream.keys()})
     if not isinstance(about, dict) or about.get('format') != FORMAT:
         raise ValueError(f'not of format {FORMAT}')
     config = HourglassConfig.from_dict(about['config'])
@@ -292,12 +293,12 @@ def _inverse(normal):
 
 
 def save_refiner(path, config, weights, training):
-    """Write the file, in half precision, all at once or not at all."""
+    """Write the file, in 8 bits (docs/experiments.md), all at once or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {'format': FORMAT, 'config': asdict(config), 'training': training}
-    halves = {name: tensor.half().contiguous() for name, tensor in weights.items()
-              if tensor.is_floating_point()}
+    stored = packed({name: tensor for name, tensor in weights.items()
+                     if tensor.is_floating_point()})
     part = path.with_name(path.name + '.part')
-    part.write_bytes(save(halves, {'pose_estimator': json.dumps(about)}))
+    part.write_bytes(save(stored, {'pose_estimator': json.dumps(about)}))
     os.replace(part, path)
