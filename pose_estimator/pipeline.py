@@ -17,7 +17,7 @@ from .keypoints.predictor import KeypointPredictor
 from .pnp import PnPResult, propose, settle
 from .refinement.refiner import FILE, NOT_REFINED, Refiner
 from .scoring import (
-    DISTANCE_UNSURE, distance_factor, pose_features, score, silhouette_agreement)
+    distance_factor, DISTANCE_UNSURE, pose_features, score, silhouette_agreement)
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 # Names of other weights in a directory of models.
@@ -28,6 +28,8 @@ MIN_MASK_PIXELS = 30
 # Lens, mesh and mask shift all pixels of an object alike, of which their scatter tells nothing:
 # across the ray by this angle, radians (a pixel of most cameras; docs/accuracy.md).
 SHIFTED_ALIKE = np.radians(0.1)
+# About each axis things are turned by this, radians, that no virtual crop tells of.
+TURNED_ALIKE = np.radians(1.0)
 # Each crop is looked at several times: rolled by degrees and zoomed. The mean of the heatmaps
 # is better than any of them, and where they disagree, doubt is due (docs/experiments.md). Cameras
 # are mostly upright, so the rolls are small. The first is the crop as it is.
@@ -49,8 +51,8 @@ class ObjectPose:
     score : float
         The chance that the pose is right, 0..1, as calibrated on virtual data.
     covariance : array, shape (6, 6), or None
-        Of x, y, z and rotations about the camera's x, y, z; m^2, rad^2. Across the ray never less
-        than SHIFTED_ALIKE has it.
+        Of x, y, z and rotations about the camera's x, y, z; m^2, rad^2. Never less than
+        SHIFTED_ALIKE, DISTANCE_UNSURE and TURNED_ALIKE have it.
     keypoints : array, shape (K, 2)
         x, y in pixels of the image, as the network sees them.
     confidence : array, shape (K,)
@@ -434,6 +436,7 @@ class PoseEstimator:
         covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
                                                     - np.outer(origin, origin))
         covariance[:3, :3] += DISTANCE_UNSURE ** 2 * np.outer(origin, origin)
+        covariance[3:, 3:] += TURNED_ALIKE ** 2 * np.eye(3)
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
         pose, reason = back.compose(placed), ''

@@ -14,7 +14,8 @@ from pose_estimator.keypoints.heatmaps import encode
 from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.predictor import KeypointPredictor, Keypoints
 from pose_estimator.object_model import object_from_mesh
-from pose_estimator.pipeline import find_models, gather, LOOKS, PoseEstimator, SHIFTED_ALIKE
+from pose_estimator.pipeline import (
+    find_models, gather, LOOKS, PoseEstimator, SHIFTED_ALIKE, TURNED_ALIKE)
 from pose_estimator.refinement.refiner import FILE, Refiner, save_refiner
 from pose_estimator.refinement.surface import Surface
 from pose_estimator.scoring import (
@@ -126,6 +127,7 @@ def test_covariance_is_in_the_cameras_axes(mesh):
     least = SHIFTED_ALIKE * np.linalg.norm(found.pose.t_m2c)
     assert (spread[:2] >= least).all() and spread[0] < 1.5 * least
     assert spread[2] >= DISTANCE_UNSURE * np.linalg.norm(found.pose.t_m2c)
+    assert np.linalg.eigvalsh(found.covariance[3:, 3:])[0] >= TURNED_ALIKE ** 2
 
 
 def test_poses_are_brought_to_their_distance_before_they_are_mended(mesh):

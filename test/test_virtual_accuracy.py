@@ -11,10 +11,10 @@ import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
 # Percent within ADD 0.1 d and pixels of a keypoint, a little worse than measured on crops that are
-# blurred and cluttered more than those of the models' training.
-LIMITS = {'book': (42, 2.8), 'bottle': (41, 2.0), 'cup': (40, 5.3)}
+# blurred, sharpened and cluttered more than those of the models' training.
+LIMITS = {'book': (54, 4.1), 'bottle': (68, 2.3), 'cup': (64, 5.9)}
 # Percent within ADD 0.1 d with score, distance and covariance as shipped.
-LEAST_AS_SHIPPED = {'book': 28, 'bottle': 37, 'cup': 30}
+LEAST_AS_SHIPPED = {'book': 55, 'bottle': 60, 'cup': 63}
 
 
 def measure(name, samples, monkeypatch, fit, **faults):

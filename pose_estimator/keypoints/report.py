@@ -13,7 +13,7 @@ from ..instance import Instance
 from ..pipeline import gather
 from ..refinement.refiner import Refiner
 from ..scoring import (
-    calibration_error, DISTANCE_UNSURE, distance_factor, FEATURES, fit_calibration, fit_distance,
+    calibration_error, distance_factor, DISTANCE_UNSURE, FEATURES, fit_calibration, fit_distance,
     RIGHT, scaling, score, sure_score)
 
 SAMPLES = 640

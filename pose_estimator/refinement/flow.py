@@ -178,7 +178,7 @@ def _project(points, rotation, translation, K):
 
 
 def rotations(vectors):
-    """Return rotations (B, 3, 3) about vectors (B, 3) by their lengths (Rodrigues)."""
+    """Return matrices (B, 3, 3) that turn about vectors (B, 3) by their lengths (Rodrigues)."""
     angle = vectors.norm(dim=1).clamp(min=1e-6)[:, None, None]
     cross = _cross(vectors) / angle
     eye = torch.eye(3, device=vectors.device)

@@ -200,10 +200,11 @@ class PairSampler:
         which = self._which[view]
         points = self._points[which]
         seen, _ = _boxes(points, rotation, translation, K)
-        faulty = self._faulty(rotation, translation, self._centers[which],
-                              MARGIN * seen / (self._crops.config.size * K[:, 0, 0]))
-        self._fault = (rotation, *faulty)
-        extent, center = _boxes(points, *faulty, K)
+        faulty_R, faulty_t = self._faulty(
+            rotation, translation, self._centers[which],
+            MARGIN * seen / (self._crops.config.size * K[:, 0, 0]))
+        self._fault = rotation, faulty_R, faulty_t
+        extent, center = _boxes(points, faulty_R, faulty_t, K)
         return center, extent
 
     def _faulty(self, true_R, true_t, centers, pixel):

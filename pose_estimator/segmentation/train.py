@@ -655,7 +655,9 @@ def model_card(config, facts):
     if mean_of:
         time_and_data = '- Mean of the weights of:\n' + '\n'.join(
             f'  - `{one["command"]}` ({one["date"]}, {one["minutes"]} minutes, '
-            f'{one["threads"]} CPU threads'
+            # Parts on a GPU say which; how many threads a CPU's had tells more than its name.
+            + (one['machine'] if ', ' in (one.get('machine') or '') else
+               f'{one["threads"]} CPU threads')
             # A mean itself takes none.
             + (f', {one["steps"]} steps)' if one['steps'] else ')') for one in mean_of) + (
             "\n- Data: virtual scenes made on the fly from the objects' meshes, procedural "

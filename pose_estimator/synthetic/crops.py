@@ -511,8 +511,8 @@ class CropSampler:
             rgb = _blur(rgb, self._pick(0.3, 1.0))
         if self._pick(0, 1) < SHARPENED:
             # As many cameras do: a dark and a bright seam along every outline.
-            rgb = rgb + (rgb - _blur(rgb, self._pick(0.6, 1.5))) * self._uniform(0, 1.2, count,
-                                                                                1, 1, 1)
+            amount = self._uniform(0, 1.2, count, 1, 1, 1)
+            rgb = rgb + amount * (rgb - _blur(rgb, self._pick(0.6, 1.5)))
         if self._pick(0, 1) < 0.5:
             # Bayer patterns and JPEG keep few pixels of colour.
             grey = rgb.mean(1, keepdim=True)
