@@ -189,7 +189,7 @@ def _compared(evidence, masks, checkpoint):
 
 
 def _brought_near(one, checkpoint):
-    """Return evidence whose pose is as far away as those of keypoints have been, on average."""
+    """Return evidence whose pose is as far away as virtual crops have taught that it is."""
     first = checkpoint.calibration.get('first')
     if one.result.pose is None or not first:
         return one

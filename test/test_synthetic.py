@@ -47,7 +47,7 @@ def test_same_seed_same_crops(cup, cup_views, backgrounds):
 
 def test_as_many_outlines_are_exact_as_wanted_however_easy_the_crops(cup_views):
     for share in (0.0, 0.5, 1.0):
-        config = CropConfig(mask_exact=share, mask_dropped=0).eased(0.1)
+        config = CropConfig(mask_exact=share, mask_dropped=0, mask_part_lost=0).eased(0.1)
         sampler = CropSampler(cup_views, None, 'mask', config, seed=5)
         visible = torch.zeros(60, 1, 128, 128)
         visible[:, :, 30:90, 40:100] = 1
@@ -55,9 +55,7 @@ def test_as_many_outlines_are_exact_as_wanted_however_easy_the_crops(cup_views):
         exact = (mask == visible).flatten(1).all(1).float().mean()
         assert abs(exact - share) < 0.2
         overlap = (mask * visible).sum((1, 2, 3)) / torch.maximum(mask, visible).sum((1, 2, 3))
-        # One in a hundred loses a part.
-        assert (overlap > 0.6).float().mean() > 0.9
-        assert (share == 1.0) == (overlap.mean() > 0.99)
+        assert overlap.min() > 0.6 and (share == 1.0) == (overlap.mean() > 0.99)
 
 
 def test_keypoints_are_the_projections_of_the_pose(cup, cup_views, backgrounds):

@@ -81,10 +81,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
     turns = model.symmetries_for(checkpoint.network_input).transforms(36)
     point_error, features, found, place = [], [], [], []
     visible, pictures = [], []
-    config = sampler.config
-    for share in np.random.default_rng(0).uniform(easy, 1, SAMPLES // 16):
-        sampler.config = config.eased(share)
-        batch = sampler.batch(16)
+    for batch in _batches(sampler, easy, 0):
         for index, (seen, truth, shown) in enumerate(_look(predictor, refiner, batch)):
             error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
             best = int(error.mean(1).argmin())
@@ -101,7 +98,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
     if fit and len(features) >= 20:
         calibration = scaling(features)
         calibration.update(fit_distance(features, [
-            np.log(np.linalg.norm(result.pose.t_m2c) / np.linalg.norm(true_pose.t_m2c))
+            _too_far(result.pose.t_m2c, true_pose.t_m2c)
             for result, true_pose in found], calibration))
     right, shift, angle, nees = [], [], [], []
     rng = np.random.default_rng(0)
@@ -170,21 +167,30 @@ def _first_distances(predictor, sampler, easy):
 
     """
     features, too_far = [], []
-    config = sampler.config
-    for share in np.random.default_rng(1).uniform(easy, 1, SAMPLES // 16):
-        sampler.config = config.eased(share)
-        batch = sampler.batch(16)
+    for batch in _batches(sampler, easy, 1):
         for index, (seen, _, _) in enumerate(_look(predictor, None, batch)):
             if seen.result.pose is None:
                 continue
             features.append(seen.features(predictor.checkpoint.model.diameter))
-            too_far.append(np.log(np.linalg.norm(seen.result.pose.t_m2c)
-                                  / np.linalg.norm(batch.t_m2c[index].double().numpy())))
-    sampler.config = config
+            too_far.append(_too_far(seen.result.pose.t_m2c, batch.t_m2c[index].double().numpy()))
     if len(features) < 20:
         return {}
     scale = scaling(features)
     return {**scale, **fit_distance(features, too_far, scale)}
+
+
+def _batches(sampler, easy, seed):
+    """Yield SAMPLES samples in batches, from a share `easy` of the sampler's faults to all."""
+    config = sampler.config
+    for share in np.random.default_rng(seed).uniform(easy, 1, SAMPLES // 16):
+        sampler.config = config.eased(share)
+        yield sampler.batch(16)
+    sampler.config = config
+
+
+def _too_far(found, true):
+    """Return the logarithm of the distance of a place found (3,) over that of the true one."""
+    return np.log(np.linalg.norm(found) / np.linalg.norm(true))
 
 
 def _look(predictor, refiner, batch):

@@ -79,8 +79,7 @@ def loss(outputs, pairs):
         What it saw.
 
     """
-    parts = functional.pixel_unshuffle(functional.adaptive_avg_pool2d(
-        pairs.seen, pairs.is_seen.shape[-1] * FINE), FINE)
+    parts = functional.pixel_unshuffle(pairs.seen, FINE)
     value = 2 * away_from_pose(outputs[-1], pairs)
     for index, output in enumerate(outputs):
         part = unlikelihood(output, pairs.shift, pairs.is_seen)

@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 from tqdm import tqdm
 
-from .flow import CHANNELS, loss, OUTPUTS, read, settle
+from .flow import CHANNELS, LEAST_CELLS, loss, OUTPUTS, read, settle
 from .pairs import Pairs, PairSampler, random_objects
 from .refiner import FILE, Refiner, save_refiner
 from .surface import Surface
@@ -125,8 +125,10 @@ def train(objects, minutes, path, device='auto', bodies=None, views=None, start=
     cores = len(os.sched_getaffinity(0))
     on_cpu = device.type == 'cpu'
     batch, drawn = (BATCH, DRAWN[0]) if on_cpu else (GPU_BATCH, DRAWN[1])
-    bodies = bodies or (BODIES if on_cpu else GPU_BODIES)
-    views = views or (OBJECT_VIEWS if on_cpu else GPU_OBJECT_VIEWS)
+    if bodies is None:
+        bodies = BODIES if on_cpu else GPU_BODIES
+    if views is None:
+        views = OBJECT_VIEWS if on_cpu else GPU_OBJECT_VIEWS
     workers = max(1, cores // 2) if on_cpu else 0
     if on_cpu:
         keep_freed_memory()
@@ -324,7 +326,7 @@ def measure(network, sampler, batches=20):
         shift, error = read(network(pairs.image)[-1])
         left = (shift - pairs.shift).norm(dim=-1)
         for index, there in enumerate(pairs.is_seen):
-            if there.sum() < 20:
+            if there.sum() < LEAST_CELLS:
                 continue
 
             def pick(one):
