@@ -49,7 +49,8 @@ class ObjectPose:
     pose : Pose or None
         Model to camera, metres; None when there is none to be trusted.
     score : float
-        The chance that the pose is right, 0..1, as calibrated on virtual data.
+        The chance that the pose is right, 0..1, as calibrated on virtual data: that its ADD, or
+        ADD-S where the object has symmetries, is below a tenth of the diameter.
     covariance : array, shape (6, 6), or None
         Of x, y, z and rotations about the camera's x, y, z; m^2, rad^2. Never less than
         SHIFTED_ALIKE, DISTANCE_UNSURE and TURNED_ALIKE have it.
@@ -172,9 +173,9 @@ def gather(predictor, image, instances, camera, refiner=None):
         evidence.append(Evidence(crop, mean, confidence, disagreement, likelihood, np.zeros(2),
                                  NOT_REFINED, result))
     seen = masks[::len(LOOKS)]
+    evidence = [_brought_near(one, predictor.checkpoint)
+                for one in _compared(evidence, seen, predictor.checkpoint)]
     if refiner is not None:
-        evidence = [_brought_near(one, predictor.checkpoint)
-                    for one in _compared(evidence, seen, predictor.checkpoint)]
         evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image, instances,
                          camera)
     return _compared(evidence, seen, predictor.checkpoint)
@@ -190,10 +191,10 @@ def _compared(evidence, masks, checkpoint):
 
 def _brought_near(one, checkpoint):
     """Return evidence whose pose is as far away as virtual crops have taught that it is."""
-    first = checkpoint.calibration.get('first')
-    if one.result.pose is None or not first:
+    taught = checkpoint.calibration.get('distance')
+    if one.result.pose is None or not taught:
         return one
-    factor = distance_factor(one.features(checkpoint.model.diameter), first, 0.0)
+    factor = distance_factor(one.features(checkpoint.model.diameter), taught)
     pose = one.result.pose
     return replace(one, result=replace(one.result, pose=Pose(pose.R_m2c, pose.t_m2c * factor)))
 
@@ -423,23 +424,19 @@ class PoseEstimator:
             # Score and covariance were fitted to mended poses, and this one is odd besides.
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, 'the pose cannot be compared with the image')
-        # What corrects distances was learned of mended poses.
-        as_fitted = self._refiner is not None or not self.needs_image
-        factor = distance_factor(features, checkpoint.calibration) if as_fitted else 1.0
-        placed = Pose(result.pose.R_m2c, result.pose.t_m2c * factor)
         # From the crop camera's frame to the real one's.
         back = Pose(crop.R_cam2crop.T, np.zeros(3))
         turn = np.kron(np.eye(2), back.R_m2c)
         scale = checkpoint.calibration.get('covariance_scale', 1.0)
         covariance = turn @ (result.covariance * scale) @ turn.T
-        origin = back.transform(placed.t_m2c)
+        origin = back.transform(result.pose.t_m2c)
         covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
                                                     - np.outer(origin, origin))
         covariance[:3, :3] += DISTANCE_UNSURE ** 2 * np.outer(origin, origin)
         covariance[3:, 3:] += TURNED_ALIKE ** 2 * np.eye(3)
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
-        pose, reason = back.compose(placed), ''
+        pose, reason = back.compose(result.pose), ''
         if not chance >= self.min_score:  # nor where there is no number
             pose, reason = None, f'score {chance:.2f} is below {self.min_score:.2f}'
         return ObjectPose(name, instance, pose, chance, covariance, keypoints, confidence,

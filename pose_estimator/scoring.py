@@ -8,18 +8,21 @@ FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection erro
             'disagreement', 'likelihood', 'mask explained', 'silhouette filled',
             'error of the shifts', 'shift left', 'moved by refinement', 'shifts unexplained',
             'nearness')
-# A pose counts as right when its ADD is below this share of the diameter (Hinterstoisser 2012).
+# A pose counts as right when its ADD (ADD-S, if the object has symmetries) is below this share of
+# the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
 # Of poses that a robot may act on, so large a share must be right.
 PRECISION = 0.95
 # Distances are known no better than this, however exact the pose: meshes are not of quite the size
 # of the thing, focal lengths not quite those of the camera (one sigma; docs/experiments.md).
 DISTANCE_UNSURE = 0.01
-# Of the logarithm of a distance: what is foreseen to be off by less than the scatter of such
-# forecasts is left as it is, and none is changed by more than the most.
-SLACK, MOST_SHIFT = 0.03, 0.3
+# Of the logarithm of a distance, none of which is changed by more.
+MOST_SHIFT = 0.3
 # Distances need not be fitted better than this.
 CLOSE = 0.01
+# Of the score's weights: few wrong poses must not make it a step, and photographs are not as exact
+# a copy of virtual crops as other virtual crops are.
+DECAY = 1e-2
 # Silhouettes are compared on a grid of so many cells a side.
 GRID = 32
 
@@ -95,20 +98,17 @@ def score(features, calibration):
                                    @ np.array(calibration['weights']) + calibration['bias']))))
 
 
-def distance_factor(features, calibration, slack=SLACK):
+def distance_factor(features, calibration):
     """
     Return by what to multiply the distance of a pose with these features.
-
-    What is foreseen to be off by less than `slack`, of the logarithm, is left as it is.
 
     Where a network is in doubt between several poses, the mean of its keypoints lies nearer
     together than any pose has them, so that the object seems too far; and what a mask hides makes
     it look small. How much so is learned on virtual data, like the score.
 
     """
-    shift = (_scaled(features, calibration) @ np.array(calibration['distance_weights'])
-             + calibration['distance_bias'])
-    shift = np.sign(shift) * max(abs(shift) - slack, 0.0)
+    shift = (_scaled(features, calibration) @ np.array(calibration['weights'])
+             + calibration['bias'])
     return float(np.exp(np.clip(shift, -MOST_SHIFT, MOST_SHIFT)))
 
 
@@ -161,7 +161,7 @@ def _scaled(features, calibration):
     return (np.asarray(features, float) - calibration['mean']) / np.array(calibration['scale'])
 
 
-def fit_distance(features, too_far, scale):
+def fit_distance(features, too_far):
     """
     Fit what distance_factor takes, by least absolute deviations.
 
@@ -171,16 +171,15 @@ def fit_distance(features, too_far, scale):
         From pose_features.
     too_far : array, shape (N,)
         Logarithm of the estimated distance over the true one.
-    scale : dict
-        From scaling.
 
     Returns
     -------
     calibration : dict
-        'distance_weights', 'distance_bias'.
+        Plain numbers: 'mean', 'scale', 'weights', 'bias'.
 
     """
     too_far = np.asarray(too_far, float)
+    scale = scaling(features)
     scaled = np.column_stack([_scaled(features, scale), np.ones(len(features))])
     weight = np.ones(len(features))
     for _ in range(30):  # iteratively reweighted least squares
@@ -188,10 +187,10 @@ def fit_distance(features, too_far, scale):
         ridge = 1e-3 * weight.sum() * np.eye(scaled.shape[1])
         best = np.linalg.solve(weighted.T @ scaled + ridge, weighted.T @ -too_far)
         weight = 1 / np.maximum(np.abs(too_far + scaled @ best), CLOSE)
-    return {'distance_weights': best[:-1].tolist(), 'distance_bias': float(best[-1])}
+    return {**scale, 'weights': best[:-1].tolist(), 'bias': float(best[-1])}
 
 
-def fit_calibration(features, is_right, nees, scale):
+def fit_calibration(features, is_right, nees):
     """
     Fit the score and the scale of the covariance.
 
@@ -199,33 +198,31 @@ def fit_calibration(features, is_right, nees, scale):
     ----------
     features : array, shape (N, F)
         From pose_features.
-    is_right : array of bool, shape (N,)
-        Whether the pose was.
+    is_right : array, shape (N,)
+        Whether the pose was, or how probably, 0..1.
     nees : array, shape (M,)
         Normalised squared errors of the right poses, e^T C^-1 e; 6 on average when the
         covariances are true.
-    scale : dict
-        From scaling.
 
     Returns
     -------
     calibration : dict
-        Plain numbers: 'weights', 'bias' and 'covariance_scale'.
+        Plain numbers: 'mean', 'scale', 'weights', 'bias' and 'covariance_scale'.
 
     """
     from scipy.optimize import minimize
     is_right = np.asarray(is_right, float)
+    scale = scaling(features)
     scaled = _scaled(features, scale)
 
     def loss(parameters):
         logit = scaled @ parameters[:-1] + parameters[-1]
-        # A little weight decay: few wrong poses must not make the score a step.
-        return (np.logaddexp(0, logit) - is_right * logit).mean() + 1e-3 * (
+        return (np.logaddexp(0, logit) - is_right * logit).mean() + DECAY * (
             parameters[:-1] ** 2).sum()
 
     best = minimize(loss, np.zeros(scaled.shape[1] + 1)).x
     # The mean of chi-squared with 6 degrees of freedom is 6. Errors have heavier tails than a
     # gaussian: fitted to the median, ellipsoids of 95 % held 83 %.
     spread = float(np.mean(nees) / 6) if len(nees) else 1.0
-    return {'weights': best[:-1].tolist(), 'bias': float(best[-1]),
+    return {**scale, 'weights': best[:-1].tolist(), 'bias': float(best[-1]),
             'covariance_scale': max(spread, 1e-3)}

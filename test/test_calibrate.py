@@ -41,6 +41,17 @@ def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
     PoseEstimator([found])
 
 
+def test_symmetric_objects_are_judged_by_add_s_the_others_by_add(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, 'adi', lambda pose, truth, points: 0.0)
+    for name, is_symmetric in (('bottle', True), ('cup', False)):
+        for suffix in ('.safetensors', '.yaml'):
+            shutil.copy(MODELS / (name + suffix), tmp_path / (name + suffix))
+        path = tmp_path / f'{name}.safetensors'
+        assert main(['calibrate', str(path)]) == 0
+        scores = Checkpoint.load(path).training['virtual_scores']
+        assert (scores['add_0.1d'] == 100 - scores['no_pose']) == is_symmetric
+
+
 def test_model_without_its_object_is_refused(tmp_path, capsys):
     shutil.copy(MODELS / 'bottle.safetensors', tmp_path)
     assert main(['calibrate', str(tmp_path / 'bottle.safetensors')]) == 2

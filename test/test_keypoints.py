@@ -24,7 +24,7 @@ def checkpoint(config=SMALL, network_input='rgb_mask'):
     torch.manual_seed(0)
     calibration = {'mean': [0.0] * len(FEATURES), 'scale': [1.0] * len(FEATURES),
                    'weights': [0.0] * len(FEATURES), 'bias': 0.0,
-                   'distance_weights': [0.0] * len(FEATURES), 'distance_bias': 0.0}
+                   'distance': {}}
     return Checkpoint(model, network_input, ('rgb', 'mask'), config, 1.4, 'cross_entropy',
                       calibration, StackedHourglass(config).state_dict())
 

@@ -34,8 +34,7 @@ CAMERAS = {
 COUNT = len(FEATURES)
 CALIBRATION = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT,
                'weights': [2.0] + [0.0] * (COUNT - 1), 'bias': 0.0,
-               'distance_weights': [0.0] * COUNT, 'distance_bias': 0.0,
-               'refiner': Refiner.shipped().fingerprint}
+               'distance': {}, 'refiner': Refiner.shipped().fingerprint}
 
 
 @pytest.fixture(scope='module')
@@ -133,13 +132,13 @@ def test_covariance_is_in_the_cameras_axes(mesh):
 def test_poses_are_brought_to_their_distance_before_they_are_mended(mesh):
     camera, model = CAMERAS['rectified'], mesh[0]
     truth = Pose(random_rotations(np.random.default_rng(1), 1)[0], (0.1, 0.0, 0.7))
-    first = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT, 'distance_weights': [0.0] * COUNT,
-             'distance_bias': np.log(0.9)}
+    distance = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT, 'weights': [0.0] * COUNT,
+                'bias': np.log(0.9)}
     seen = RayCaster(mesh[1]).render(truth, camera.K, 640, 480).mask
     instance = Instance('cup', 0.9, mask_box(seen), seen, 1)
     given = []
     refiner = SimpleNamespace(refine=lambda surfaces, poses, *_: given.extend(poses) or [None])
-    for calibration, factor in ((CALIBRATION, 1), ({**CALIBRATION, 'first': first}, 0.9)):
+    for calibration, factor in ((CALIBRATION, 1), ({**CALIBRATION, 'distance': distance}, 0.9)):
         oracle = Oracle(replace(make_checkpoint(model), calibration=calibration), camera, truth)
         oracle.box = instance.box
         gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera, refiner)
@@ -148,9 +147,10 @@ def test_poses_are_brought_to_their_distance_before_they_are_mended(mesh):
 
 def test_scores_of_another_version_are_refused(mesh):
     checkpoint = make_checkpoint(mesh[0])
-    old = replace(checkpoint, calibration={**CALIBRATION, 'distance_weights': [0.0] * 3})
-    with pytest.raises(InputError, match='cup: expected a score fitted by this version'):
-        PoseEstimator([checkpoint, old])
+    for calibration in ({**CALIBRATION, 'weights': [0.0] * 3},
+                        {key: CALIBRATION[key] for key in CALIBRATION if key != 'distance'}):
+        with pytest.raises(InputError, match='cup: expected a score fitted by this version'):
+            PoseEstimator([checkpoint, replace(checkpoint, calibration=calibration)])
 
 
 def test_models_go_with_the_refiner_that_their_scores_were_fitted_to(mesh, tmp_path):

@@ -10,11 +10,12 @@ from pose_estimator.synthetic.crops import CropConfig
 import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
-# Percent within ADD 0.1 d and pixels of a keypoint, a little worse than measured on crops that are
-# blurred, sharpened and cluttered more than those of the models' training.
-LIMITS = {'book': (54, 4.1), 'bottle': (68, 2.3), 'cup': (64, 5.9)}
+# Percent within ADD 0.1 d (of the bottle, which is symmetric, ADD-S) and pixels of a keypoint, a
+# little worse than measured on crops that are blurred, sharpened and cluttered more than those of
+# the models' training.
+LIMITS = {'book': (54, 4.1), 'bottle': (79, 2.3), 'cup': (64, 5.9)}
 # Percent within ADD 0.1 d with score, distance and covariance as shipped.
-LEAST_AS_SHIPPED = {'book': 55, 'bottle': 60, 'cup': 63}
+LEAST_AS_SHIPPED = {'book': 55, 'bottle': 78, 'cup': 63}
 
 
 def measure(name, samples, monkeypatch, fit, **faults):
@@ -47,7 +48,7 @@ def test_shipped_scores_and_covariances_on_crops_that_none_was_fitted_to(name, m
     monkeypatch.setattr(train, 'REPORT_SEED', 4711)
     scores = measure(name, 144, monkeypatch, fit=False, **HELD_BACK)
     assert scores['add_0.1d'] >= LEAST_AS_SHIPPED[name]
-    assert scores['calibration_error'] <= 0.15
+    assert scores['calibration_error'] <= 0.12
     # The covariance says how far off a right pose may be: 6 and 95 % if it were perfect.
     assert 4 <= scores['mean_nees'] <= 9
     assert scores['covered_95'] >= 80

@@ -65,7 +65,8 @@ class Checkpoint:
     @property
     def is_calibrated(self):
         """Whether score and distance were fitted by this version of the package."""
-        return (len(self.calibration.get('distance_weights', ())) == len(FEATURES)
+        return (len(self.calibration.get('weights', ())) == len(FEATURES)
+                and 'distance' in self.calibration
                 and (self.surface is None) == (self.network_input == 'mask'))
 
     def network(self):
