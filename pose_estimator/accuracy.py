@@ -38,6 +38,8 @@ SHOWN = ('targets', 'missing', 'add', 'proj5', '5cm5deg', 'mssd', 'mspd', 'at95'
 VISIBLE = (0.0, 0.5, 0.7, 0.85, 1.01)
 # A detection is of the object when its box overlaps the visible part's at least so much.
 BOX_IOU = 0.5
+# Thresholds of the score for which it is told what is published.
+LEAST_SCORES = (0.3, 0.5, 0.7, 0.8)
 # Shares of the errors that ellipsoids of the covariance should hold.
 COVERED = (0.5, 0.9, 0.95)
 
@@ -267,22 +269,26 @@ def _coverage(dataset, runs):
 
 
 def _what_a_robot_gets(dataset, run, threshold, path):
-    """Return lines on what is published at the shipped min_score, and draw the reliability."""
+    """Return lines on what is published at several min_scores, and draw the reliability."""
     best = best_results(run.results)
     found = [(error.add < RIGHT, best[target].score)
              for target, error in zip(run.targets, run.errors) if target in best]
     right, score = np.array(found, float).reshape(-1, 2).T
     numbers = {target.object_id for target in run.targets}
-    present = {(scene, image, truth.object_id) for scene, image in dataset.images()
-               for truth in dataset.truths(scene, image)}
-    absent = [one for key, one in best.items() if key not in present and key[2] in numbers]
-    ghosts = sum(one.score >= threshold for one in absent)
-    out = score >= threshold
+    # Those that are annotated but hardly seen are no targets either.
+    asked = set(dataset.targets())
+    absent = [one for key, one in best.items() if key not in asked and key[2] in numbers]
     missed, wrong = _lost(dataset, run)
     count = len(run.targets)
     _draw_reliability(path, score, right)
-    published = out.sum() + ghosts
-    precision = right[out].sum() / published if published else 0.0
+    rows = []
+    for least in sorted({*LEAST_SCORES, threshold}):
+        out, ghosts = score >= least, sum(one.score >= least for one in absent)
+        published = out.sum() + ghosts
+        shipped = ', as shipped' if least == threshold else ''
+        rows.append(_row(f'{least:g}{shipped}', [
+            f'{100 * out.sum() / count:.1f} %', ghosts,
+            f'{100 * right[out].sum() / published:.1f} %' if published else '-']))
     # The same where each model's own virtual data say that 95 % are right.
     bounds = {number: run.sure[name] for number, name in run.names.items()}
     kept = [(target, error) for target, error in zip(run.targets, run.errors)
@@ -291,13 +297,15 @@ def _what_a_robot_gets(dataset, run, threshold, path):
     sure = len(kept) + sure_ghosts
     sure_right = sum(error.add < RIGHT for _, error in kept) / sure if sure else 0.0
     return [
-        f'At the shipped `min_score` of {threshold:g}, {run.title}: {100 * out.sum() / count:.1f} '
-        f'% of the targets published; {100 * precision:.1f} % of what is published right, poses '
-        f'for objects that are not in the image ({ghosts} published, of {len(absent)} pairs with '
-        'an estimate) counted as wrong. With, for each model, the score above which 95 % of its '
-        f'poses on held-back virtual data are right ({min(bounds.values()):.2f} to '
-        f'{max(bounds.values()):.2f}): {100 * len(kept) / count:.1f} %, {100 * sure_right:.1f} % '
-        f'and {sure_ghosts}.', '',
+        f'What is published, {run.title}, by `min_score`: the share of the targets; poses for '
+        'what is not in the image, or hardly seen and so no target (there are estimates for '
+        f'{len(absent)} such pairs of image and object); how many of both together are right:',
+        '', _row('`min_score`', ['targets', 'no targets', 'right']), _row('---', ['--:'] * 3),
+        *rows, '',
+        'With, for each model, the score above which 95 % of its poses on held-back virtual data '
+        f'are right ({min(bounds.values()):.2f} to {max(bounds.values()):.2f}), '
+        f'{100 * len(kept) / count:.1f} % of the targets and {sure_ghosts} others are published, '
+        f'{100 * sure_right:.1f} % of them right.', '',
         f'Lost to the segmenter: {100 * missed / count:.1f} % of the targets have no detection, '
         f'{100 * wrong / count:.1f} % none whose box overlaps the visible part by {BOX_IOU}.', '',
         f'Expected calibration error of the score: {calibration_error(score, right):.3f}.', '',

@@ -43,4 +43,5 @@ def test_example_publishes_masks_and_detections(example, tmp_path):
     finally:
         robot.close()
         process.kill()
+        print(process.output)  # pytest shows it where the test fails
     assert 'Traceback' not in process.output
