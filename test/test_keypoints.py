@@ -129,7 +129,7 @@ def test_checkpoint_round_trip(tmp_path):
     np.testing.assert_allclose(loaded.model.keypoints, original.model.keypoints)
     image = torch.rand(1, 4, 64, 64)
     difference = loaded.network()(image)[-1] - original.network()(image)[-1]
-    assert difference.abs().max() < 0.05  # half precision
+    assert difference.abs().max() < 0.05  # 8 bits
 
 
 def test_bad_weight_files_are_refused_with_words(tmp_path):

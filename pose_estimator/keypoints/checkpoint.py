@@ -80,7 +80,7 @@ class Checkpoint:
         """
         Write the file all at once or not at all.
 
-        Weights are in half precision, those of a network of masks alone in 8 bits.
+        Weights of convolutions are in 8 bits, others in half precision (docs/experiments.md).
 
         """
         path = Path(path)
@@ -89,11 +89,7 @@ class Checkpoint:
                  'network_input': self.network_input, 'channels': list(self.channels),
                  'config': asdict(self.config), 'margin': self.margin, 'loss': self.loss,
                  'calibration': self.calibration, 'training': self.training}
-        if self.network_input == 'mask':
-            weights = packed(self.weights)
-        else:
-            weights = {name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-                       for name, tensor in self.weights.items()}
+        weights = packed(self.weights)
         if self.surface is not None:
             weights.update(self.surface.to_tensors())
         part = path.with_name(path.name + '.part')
