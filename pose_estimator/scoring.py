@@ -20,8 +20,8 @@ DISTANCE_UNSURE = 0.01
 MOST_SHIFT = 0.3
 # Distances need not be fitted better than this.
 CLOSE = 0.01
-# Of the score's weights: few wrong poses must not make it a step, and photographs are not as exact
-# a copy of virtual crops as other virtual crops are.
+# Of the score's weights: few wrong poses must not make it a step, and virtual crops are more like
+# one another than like photographs.
 DECAY = 1e-2
 # Silhouettes are compared on a grid of so many cells a side.
 GRID = 32
@@ -150,7 +150,7 @@ def calibration_error(scores, is_right, bins=10):
                * (place == index).mean() for index in range(bins) if (place == index).any())
 
 
-def scaling(features):
+def _scaling(features):
     """Return 'mean' and 'scale' of features (N, F), by which they become about standard."""
     features = np.asarray(features, float)
     return {'mean': features.mean(0).tolist(), 'scale': (features.std(0) + 1e-6).tolist()}
@@ -179,7 +179,7 @@ def fit_distance(features, too_far):
 
     """
     too_far = np.asarray(too_far, float)
-    scale = scaling(features)
+    scale = _scaling(features)
     scaled = np.column_stack([_scaled(features, scale), np.ones(len(features))])
     weight = np.ones(len(features))
     for _ in range(30):  # iteratively reweighted least squares
@@ -212,7 +212,7 @@ def fit_calibration(features, is_right, nees):
     """
     from scipy.optimize import minimize
     is_right = np.asarray(is_right, float)
-    scale = scaling(features)
+    scale = _scaling(features)
     scaled = _scaled(features, scale)
 
     def loss(parameters):
