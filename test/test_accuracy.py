@@ -1,5 +1,6 @@
 """The command that measures on data sets and writes the document's tables."""
 
+import json
 from types import SimpleNamespace
 
 from bop_example import IMAGES, true_pose, write_dataset
@@ -76,6 +77,18 @@ def test_tables_are_rewritten(measured, tmp_path):
     assert 'Lost to the segmenter: 0.0 % of the targets have no detection' in text
     assert 'Expected calibration error of the score: 0.160.' in text
     assert (tmp_path / 'accuracy' / 'boxes.png').stat().st_size > 1000
+
+
+def test_poses_of_what_is_no_target_count_as_wrong(measured, tmp_path):
+    folder = tmp_path / 'boxes'
+    path = folder / 'test_targets_bop19.json'
+    targets = json.loads(path.read_text())
+    gone = next(one for one in targets if one['obj_id'] == 1)
+    path.write_text(json.dumps([one for one in targets if one is not gone]))
+    code, text = measured(f'boxes={folder}={folder}/detections.json')
+    assert code == 0
+    assert '(there are estimates for 1 such pairs' in text
+    assert '| 0.5, as shipped | 25.0 % | 1 | 50.0 % |' in text
 
 
 def test_peers_stand_beside(measured, tmp_path):

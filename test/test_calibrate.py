@@ -10,6 +10,7 @@ from pose_estimator.cli import main
 from pose_estimator.keypoints import report, train
 from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.pipeline import PoseEstimator
+from pose_estimator.scoring import score
 import pytest
 import torch
 
@@ -38,6 +39,9 @@ def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
     assert found.training['virtual_scores']['samples'] == 48
     assert all(torch.equal(found.weights[name], shipped.weights[name]) for name in shipped.weights)
     assert 'On 48 held-back virtual crops' in (tmp_path / 'bottle.md').read_text()
+    # What was fitted before has no say in what is fitted now.
+    assert main(['calibrate', str(path)]) == 0
+    assert Checkpoint.load(path).calibration == found.calibration
     PoseEstimator([found])
 
 
@@ -48,8 +52,11 @@ def test_symmetric_objects_are_judged_by_add_s_the_others_by_add(quick, tmp_path
             shutil.copy(MODELS / (name + suffix), tmp_path / (name + suffix))
         path = tmp_path / f'{name}.safetensors'
         assert main(['calibrate', str(path)]) == 0
-        scores = Checkpoint.load(path).training['virtual_scores']
+        found = Checkpoint.load(path)
+        scores = found.training['virtual_scores']
         assert (scores['add_0.1d'] == 100 - scores['no_pose']) == is_symmetric
+        # The score of a middling pose knows that all are right.
+        assert (score(found.calibration['mean'], found.calibration) > 0.99) == is_symmetric
 
 
 def test_model_without_its_object_is_refused(tmp_path, capsys):

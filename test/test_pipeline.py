@@ -143,6 +143,10 @@ def test_poses_are_brought_to_their_distance_before_they_are_mended(mesh):
         oracle.box = instance.box
         gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera, refiner)
         np.testing.assert_allclose(given[-1].t_m2c, factor * truth.t_m2c, atol=2e-3)
+        # Without anything that mends them, too, as poses from masks alone.
+        found, = gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera)
+        np.testing.assert_allclose(np.linalg.norm(found.result.pose.t_m2c),
+                                   factor * np.linalg.norm(truth.t_m2c), atol=2e-3)
 
 
 def test_scores_of_another_version_are_refused(mesh):

@@ -17,8 +17,8 @@ from ..scoring import (
     calibration_error, DISTANCE_UNSURE, FEATURES, fit_calibration, fit_distance, RIGHT, score,
     sure_score)
 
-# With half as many, what can be published (at95) still changes by a tenth from one draw to another
-# (docs/experiments.md).
+# With half as many, what can be published (at95) still changes by a tenth to a third from one draw
+# to another (docs/experiments.md).
 SAMPLES = 1280
 # Nothing is fitted to fewer poses.
 LEAST_FITTED = 20
