@@ -87,11 +87,21 @@ def test_torchrun_trains_with_two_processes(tmp_path):
     assert Checkpoint.load(tmp_path / 'cup.mask.safetensors').training['samples'] == 256
 
 
-def test_training_begins_with_what_the_package_ships():
-    path = shipped_start('rgb_mask', 'cross_entropy', HourglassConfig(keypoints=11))
-    assert Path(path) == ROOT / 'models' / 'obj_000008.safetensors'
-    assert shipped_start('rgb_mask', 'l2', HourglassConfig()) == ''
-    assert shipped_start('rgb_mask', 'cross_entropy', HourglassConfig(width=16)) == ''
+@pytest.mark.parametrize('network_input', ['rgb_mask', 'mask'])
+def test_training_begins_with_what_the_package_ships(network_input):
+    def start(model, loss='cross_entropy', **shape):
+        return [Path(path).name.split('.')[0] for path in shipped_start(
+            network_input, loss, HourglassConfig(
+                in_channels=4 if network_input == 'rgb_mask' else 1, **shape), model)]
+
+    several = [f'obj_{number:06d}' for number in (1, 5, 6, 8, 10, 12)]
+    book, _ = object_from_mesh('builtin:book', 'm', 'book')
+    assert start(book, keypoints=11) == several
+    assert start(book, loss='l2') == start(book, width=16) == []
+    # Not with the object's own, so that a new object is worth as much.
+    suffix = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}[network_input]
+    driller = Checkpoint.load(ROOT / 'models' / ('obj_000008' + suffix)).model
+    assert start(driller) == [name for name in several if name != 'obj_000008']
 
 
 def test_weights_of_another_object_are_taken_without_its_last_layers():
@@ -99,15 +109,33 @@ def test_weights_of_another_object_are_taken_without_its_last_layers():
     theirs = Checkpoint.load(path)
     same, other = StackedHourglass(theirs.config), StackedHourglass(theirs.config)
     before = other.heads[-1].weight.clone()
-    about, goes_on = _start(same, path, theirs.model)
-    assert goes_on and about['object'] == 'cup'
+    about, knows = _start(same, [path], theirs.model)
+    assert knows and about['object'] == 'cup'
     assert torch.equal(same.heads[-1].weight, theirs.weights['heads.1.weight'].float())
     book, _ = object_from_mesh('builtin:book', 'm', 'book')
-    _, goes_on = _start(other, path, book)
-    assert not goes_on
+    _, knows = _start(other, [path], book)
+    assert knows
     assert torch.equal(other.heads[-1].weight, before)
     name, weight = next(iter(same.named_parameters()))
     assert torch.equal(dict(other.named_parameters())[name], weight)
+    # What fits of a network of another shape does not know enough to do without easy crops.
+    _, knows = _start(StackedHourglass(HourglassConfig()), [path], book)
+    assert not knows
+
+
+def test_training_begins_with_the_mean_of_several():
+    paths = [ROOT / 'models' / f'obj_{number:06d}.safetensors' for number in (6, 8)]
+    both = [Checkpoint.load(path) for path in paths]
+    network = StackedHourglass(both[0].config)
+    book, _ = object_from_mesh('builtin:book', 'm', 'book')
+    about, knows = _start(network, paths, book)
+    assert knows
+    assert [one['object'] for one in about['mean']] == ['obj_000006', 'obj_000008']
+    for name in ('stem.0.0.weight', 'features.1.layers.0.0.weight'):
+        mean = (both[0].weights[name].float() + both[1].weights[name].float()) / 2
+        assert torch.allclose(network.state_dict()[name], mean, atol=1e-6)
+    with pytest.raises(InputError, match='networks of one shape'):
+        _start(network, [*paths, ROOT / 'models' / 'cup.safetensors'], book)
 
 
 def test_mesh_without_colours_trains_on_random_materials_and_says_so(tmp_path):

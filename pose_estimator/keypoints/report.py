@@ -287,6 +287,10 @@ def _origin(start):
     """Say where the first weights came from, back to random ones."""
     if not start:
         return 'random weights'
+    if 'mean' in start:
+        names = ', '.join(one['object'] for one in start['mean'])
+        return (f'the mean of {names} ({start["mean"][0]["input"]}), whose cards tell of their '
+                'training')
     return (f'{start["object"]} ({start["input"]}), {start["samples"]} samples of '
             f'`{start["command"]}`, from {_origin(start["start"])}')
 

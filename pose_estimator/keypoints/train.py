@@ -48,16 +48,19 @@ from ..synthetic.distractors import body_bank, clutter
 from ..synthetic.views import appearance_views, silhouette_views
 
 DEFAULT_MINUTES = 25.0
-# What has learned most of what the package ships, by network input: a better start than random
-# weights, whatever the object (docs/experiments.md).
-BASE = {'rgb_mask': 'obj_000008', 'mask': 'cup'}
+# What has learned most of what the package ships, by network input: the mean of their weights is a
+# better start than those of one alone or random ones, whatever the object (docs/experiments.md).
+# All of an input go back to the same weights, without which a mean would be none.
+_LMO = tuple(f'obj_{number:06d}' for number in (1, 5, 6, 8, 10, 12))
+BASES = {'rgb_mask': _LMO, 'mask': _LMO}
 # Crops in a step on a CPU and on a GPU, where small steps are mostly waiting; so many at most are
 # made at once, since some faults are the same in all of them.
 BATCH, GPU_BATCH, DRAWN = 32, 128, 64
 SAVE_EVERY = 60.0  # seconds
 HISTORY = 150  # points of the loss curve that are kept
-# Crops are easy at first, at this share of all faults; between these shares of the training they
-# become harder, until at last they are anything from easy to as hard as can be.
+# From random weights, crops are easy at first, at this share of all faults; between these shares of
+# the training they become harder, until at last they are anything from easy to as hard as can be.
+# Weights of another object have no need of that.
 EASY, HARDER = 0.2, (0.35, 0.8)
 # Scores are fitted to masks that are worse than those that are learned from, and mostly too small:
 # sure of itself is only who has seen worse.
@@ -90,8 +93,8 @@ class TrainConfig:
         That of Muon, which takes the convolutions inside.
     loss : str
         A key of heatmaps.LOSSES.
-    start : str
-        Weights to begin with, a file of any object; '': random ones.
+    start : tuple of str
+        Weights to begin with, files of any object, of several their mean; (): random ones.
     network : HourglassConfig
     crops : CropConfig
 
@@ -105,7 +108,7 @@ class TrainConfig:
     rate: float = 2e-3
     muon_rate: float = 0.04
     loss: str = 'cross_entropy'
-    start: str = ''
+    start: tuple[str, ...] = ()
     network: HourglassConfig = field(default_factory=HourglassConfig)
     crops: CropConfig = field(default_factory=CropConfig)
 
@@ -149,10 +152,11 @@ def add_arguments(parser):
                         help='shape of the network: '
                         + ', '.join(one.name for one in fields(HourglassConfig)
                                     if one.name not in ('in_channels', 'keypoints')))
-    parser.add_argument('--start', metavar='FILE', default='auto',
-                        help='begin with the weights of another model, of any object; none: with '
-                        'random ones (default: those of the package, for a network of their '
-                        'shape)')
+    parser.add_argument('--start', metavar='FILE', nargs='+', default=['auto'],
+                        help='begin with the weights of another model, of any object, or with the '
+                        'mean of several that go back to the same; none: with random ones '
+                        '(default: the mean of those of other objects that the package ships, '
+                        'for a network of their shape)')
     parser.add_argument('--views', type=int, default=2048,
                         help='rendered views to cut crops from (default: %(default)s)')
 
@@ -173,9 +177,9 @@ def run(args):
     minutes = args.minutes
     if minutes is None:
         minutes = DEFAULT_MINUTES if args.samples is None else 0
-    start = '' if args.start == 'none' else args.start
-    if start == 'auto':
-        start = shipped_start(args.input, args.loss, network)
+    start = () if args.start == ['none'] else tuple(args.start)
+    if start == ('auto',):
+        start = shipped_start(args.input, args.loss, network, model)
     device = training_device(args.device)
     config = TrainConfig(
         args.input, minutes=minutes, samples=args.samples or 0, views=args.views,
@@ -186,14 +190,24 @@ def run(args):
     return 0
 
 
-def shipped_start(network_input, loss, network):
-    """Return the path of shipped weights for a network of this shape, '' if there are none."""
-    path = assets.find('models') / (BASE[network_input] + SUFFIX[network_input])
-    if not path.is_file():
-        return ''
-    base = Checkpoint.load(path)
-    fits = replace(base.config, keypoints=network.keypoints) == network and base.loss == loss
-    return str(path) if fits else ''
+def shipped_start(network_input, loss, network, model):
+    """
+    Return the paths of shipped weights to begin with, for a network of this shape.
+
+    Those of the object itself are not among them: a retrained one is to be worth what a new one
+    would be.
+
+    """
+    found = []
+    for name in BASES[network_input]:
+        path = assets.find('models') / (name + SUFFIX[network_input])
+        if not path.is_file():
+            continue
+        base = Checkpoint.load(path)
+        fits = replace(base.config, keypoints=network.keypoints) == network and base.loss == loss
+        if fits and not _is_same_object(base.model, model):
+            found.append(str(path))
+    return tuple(found)
 
 
 def load_target(args):
@@ -318,7 +332,7 @@ def train(model, mesh, config, output, device='auto', source=None):
 
     torch.manual_seed(TRAIN_SEED)
     network = StackedHourglass(config.network)
-    before_us, goes_on = _start(network, config.start, model) if config.start else (None, False)
+    before_us, knows = _start(network, config.start, model) if config.start else (None, False)
     network = network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(network).eval()
     optimizers = learning.optimizers(network, config.rate, config.muon_rate)
@@ -359,7 +373,7 @@ def train(model, mesh, config, output, device='auto', source=None):
                              else spent / (60 * config.minutes), world, device)
             if progress >= 1:
                 break
-            stream.severity.fill_(1.0 if goes_on else _severity(progress))
+            stream.severity.fill_(1.0 if knows else _severity(progress))
             for optimizer, rate in zip(optimizers, rates):
                 for group in optimizer.param_groups:
                     group['lr'] = rate * learning.schedule(progress)
@@ -490,34 +504,47 @@ def measure(checkpoint, mesh, path):
           f'median keypoint error {scores["keypoint_error_px"]:.2f} px')
 
 
-def _start(network, path, model):
+def _start(network, paths, model):
     """
-    Copy what fits of another model's weights.
+    Copy what fits of other models' weights, of several their mean.
 
     Returns
     -------
     about : dict
         What is known of their training.
-    goes_on : bool
-        Whether they are of the same object and so need no easy crops to begin with.
+    knows : bool
+        Whether they are of a network of this shape, which so needs no easy crops to begin with.
 
     """
-    other = Checkpoint.load(path)
+    others = [Checkpoint.load(path) for path in paths]
+    first = others[0]
+    for path, other in zip(paths, others):
+        if (replace(other.config, keypoints=1), other.network_input) != (
+                replace(first.config, keypoints=1), first.network_input):
+            raise InputError(f'--start: expected networks of one shape, got others in {paths[0]} '
+                             f'and {path}')
     ours = network.state_dict()
     # Other keypoints need last layers of their own.
-    theirs = np.asarray(other.model.keypoints)
-    is_same = theirs.shape == model.keypoints.shape and np.allclose(theirs, model.keypoints,
-                                                                    atol=1e-6)
-    taken = {name: tensor.float() for name, tensor in other.weights.items()
-             if name in ours and ours[name].shape == tensor.shape
-             and (is_same or not name.startswith(('heads.', 'feed_heatmaps.')))}
+    is_same = all(_is_same_object(other.model, model) for other in others)
+    taken = {name: torch.stack([other.weights[name].float() for other in others]).mean(0)
+             for name, tensor in first.weights.items()
+             if (is_same or not name.startswith(('heads.', 'feed_heatmaps.')))
+             and name in ours and ours[name].shape == tensor.shape}
     if not taken:
         raise InputError(f'--start: expected weights of a network like this one, got none that '
-                         f'fit in {path}')
+                         f'fit in {paths[0]}')
     network.load_state_dict(taken, strict=False)
-    return {'object': other.model.name, 'input': other.network_input,
-            **{key: other.training.get(key) for key in ('command', 'samples', 'start')}}, (
-                is_same and other.config == network.config)
+    about = [{'object': other.model.name, 'input': other.network_input,
+              **{key: other.training.get(key) for key in ('command', 'samples', 'start')}}
+             for other in others]
+    knows = replace(first.config, keypoints=network.config.keypoints) == network.config
+    return about[0] if len(about) == 1 else {'mean': about}, knows
+
+
+def _is_same_object(one, other):
+    """Return whether keypoints are the same points of the same mesh."""
+    return one.keypoints.shape == other.keypoints.shape and np.allclose(
+        one.keypoints, other.keypoints, atol=1e-6)
 
 
 def _severity(progress):
