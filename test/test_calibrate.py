@@ -1,6 +1,7 @@
 """The command that measures a model anew and fits its score."""
 
 from dataclasses import replace
+import itertools
 from pathlib import Path
 import shutil
 from types import SimpleNamespace
@@ -43,6 +44,19 @@ def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
     assert main(['calibrate', str(path)]) == 0
     assert Checkpoint.load(path).calibration == found.calibration
     PoseEstimator([found])
+
+
+def test_the_sure_score_is_that_of_the_poses_as_they_are(quick, tmp_path, monkeypatch):
+    # All are right, and none would be if it were a little farther away.
+    asked = itertools.count()
+    monkeypatch.setattr(report, 'adi', lambda pose, truth, points:
+                        float(next(asked) % (1 + report.DISTANCES) > 0))
+    for suffix in ('.safetensors', '.yaml'):
+        shutil.copy(MODELS / f'bottle{suffix}', tmp_path / f'bottle{suffix}')
+    assert main(['calibrate', str(tmp_path / 'bottle.safetensors')]) == 0
+    calibration = Checkpoint.load(tmp_path / 'bottle.safetensors').calibration
+    assert score(calibration['mean'], calibration) < 0.1
+    assert calibration['sure_score'] < 0.1
 
 
 def test_symmetric_objects_are_judged_by_add_s_the_others_by_add(quick, tmp_path, monkeypatch):

@@ -132,7 +132,9 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         # Once it is known what half of them is good for, all have a say in the score.
         calibration = fit_calibration(features, share, nees[:fitted])
         everything = np.array([score(one, calibration) for one in features])
-        calibration['sure_score'] = sure_score(everything.repeat(DISTANCES), right.ravel())
+        # Of the virtual poses as they are: with unsure distances, small things far away could
+        # never be sure, however well they are seen.
+        calibration['sure_score'] = sure_score(everything, is_right[place])
     elif fit:  # a network that finds nothing is never sure
         count = len(FEATURES)
         calibration = fitted_to_half = {

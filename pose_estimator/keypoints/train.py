@@ -58,9 +58,9 @@ BASES = {'rgb_mask': _LMO, 'mask': _LMO}
 BATCH, GPU_BATCH, DRAWN = 32, 128, 64
 SAVE_EVERY = 60.0  # seconds
 HISTORY = 150  # points of the loss curve that are kept
-# From random weights, crops are easy at first, at this share of all faults; between these shares of
-# the training they become harder, until at last they are anything from easy to as hard as can be.
-# Weights of another object have no need of that.
+# From random weights, crops are easy at first, at this share of all faults; between these shares
+# of the training they become harder, until at last they are anything from easy to as hard as can
+# be. Weights of another object have no need of that.
 EASY, HARDER = 0.2, (0.35, 0.8)
 # Scores are fitted to masks that are worse than those that are learned from, and mostly too small:
 # sure of itself is only who has seen worse.

@@ -32,7 +32,7 @@ PARAMETERS = (
               'crop, or the mask alone, with which no image topic is needed.',
               choices=('rgb_mask', 'mask')),
     Parameter('device', 'cpu', 'Where the networks run: cpu, cuda or cuda:N.'),
-    Parameter('min_score', 0.6, 'Least score of a pose that is published.',
+    Parameter('min_score', 0.7, 'Least score of a pose that is published.',
               range=(0.0, 1.0), live=True),
     Parameter('rectified', False, 'Whether the images are rectified (matrix P of the camera '
               'info holds) or raw (K and distortion hold).', live=True),
