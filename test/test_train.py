@@ -12,7 +12,7 @@ import time
 from pose_estimator.errors import InputError
 from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
-from pose_estimator.keypoints.report import SAMPLES
+from pose_estimator.keypoints.report import _origin, SAMPLES
 from pose_estimator.keypoints.train import _start, add_arguments, load_target, shipped_start
 from pose_estimator.object_model import load_object, object_from_mesh
 import pytest
@@ -131,6 +131,7 @@ def test_training_begins_with_the_mean_of_several():
     about, knows = _start(network, paths, book)
     assert knows
     assert [one['object'] for one in about['mean']] == ['obj_000006', 'obj_000008']
+    assert _origin(about).startswith('the mean of obj_000006, obj_000008 (rgb_mask)')
     for name in ('stem.0.0.weight', 'features.1.layers.0.0.weight'):
         mean = (both[0].weights[name].float() + both[1].weights[name].float()) / 2
         assert torch.allclose(network.state_dict()[name], mean, atol=1e-6)
