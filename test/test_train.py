@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 
+from pose_estimator.cli import main
 from pose_estimator.errors import InputError
+from pose_estimator.keypoints import train as module
 from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.report import _origin, SAMPLES
@@ -137,6 +139,22 @@ def test_training_begins_with_the_mean_of_several():
         assert torch.allclose(network.state_dict()[name], mean, atol=1e-6)
     with pytest.raises(InputError, match='networks of one shape'):
         _start(network, [*paths, ROOT / 'models' / 'cup.safetensors'], book)
+
+
+@pytest.mark.parametrize('start, eased', [('none', True), ('cup.mask.safetensors', False)])
+def test_only_random_weights_begin_with_easy_crops(start, eased, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, '_severity', lambda progress: asked.append(progress) or 1.0)
+    monkeypatch.setattr(module, 'finish', lambda *args: None)
+    # Of the process, which other tests share.
+    monkeypatch.setattr(module, 'keep_freed_memory', lambda: None)
+    monkeypatch.setattr(torch, 'set_num_threads', lambda count: None)
+    path = start if start == 'none' else str(ROOT / 'models' / start)
+    monkeypatch.chdir(ROOT)
+    assert main(['train', 'config/objects/book.yaml', '--input', 'mask', '--samples', '64',
+                 '--views', '24', '--device', 'cpu', '--output', str(tmp_path),
+                 '--start', path]) == 0
+    assert bool(asked) == eased
 
 
 def test_mesh_without_colours_trains_on_random_materials_and_says_so(tmp_path):

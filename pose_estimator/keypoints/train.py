@@ -48,11 +48,10 @@ from ..synthetic.distractors import body_bank, clutter
 from ..synthetic.views import appearance_views, silhouette_views
 
 DEFAULT_MINUTES = 25.0
-# What has learned most of what the package ships, by network input: the mean of their weights is a
-# better start than those of one alone or random ones, whatever the object (docs/experiments.md).
-# All of an input go back to the same weights, without which a mean would be none.
-_LMO = tuple(f'obj_{number:06d}' for number in (1, 5, 6, 8, 10, 12))
-BASES = {'rgb_mask': _LMO, 'mask': _LMO}
+# What has learned most of what the package ships: the mean of their weights is a better start than
+# those of one alone or random ones, whatever the object (docs/experiments.md). All of an input go
+# back to the same weights, without which a mean would be none.
+BASES = tuple(f'obj_{number:06d}' for number in (1, 5, 6, 8, 10, 12))
 # Crops in a step on a CPU and on a GPU, where small steps are mostly waiting; so many at most are
 # made at once, since some faults are the same in all of them.
 BATCH, GPU_BATCH, DRAWN = 32, 128, 64
@@ -199,7 +198,7 @@ def shipped_start(network_input, loss, network, model):
 
     """
     found = []
-    for name in BASES[network_input]:
+    for name in BASES:
         path = assets.find('models') / (name + SUFFIX[network_input])
         if not path.is_file():
             continue
