@@ -6,6 +6,9 @@ import torch
 
 from .muon import Muon
 
+# Steps between looks at the loss, each of which makes a GPU wait.
+LOOK_EVERY = 20
+
 
 def optimizers(network, rate, muon_rate):
     """Return Muon for the convolutions between the first and the last, AdamW for the rest."""
@@ -37,3 +40,24 @@ def follow(average, network, decay):
         else:
             mine.copy_(its)
     torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+def record(network, image, bfloat):
+    """
+    Let a GPU repeat what the network does as one piece (a CUDA graph), forward and backward.
+
+    Started one by one, hundreds of small operations take longer than they run.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        On the GPU, in training; its forward is replaced.
+    image : tensor, shape (B, C, S, S)
+        As all that it will be given.
+    bfloat : bool
+        Whether it works in bfloat16.
+
+    """
+    image = image.contiguous(memory_format=torch.channels_last)
+    with torch.autocast('cuda', torch.bfloat16, enabled=bfloat, cache_enabled=False):
+        torch.cuda.make_graphed_callables(network, (image,))

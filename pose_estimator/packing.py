@@ -5,14 +5,16 @@ import torch
 STEP = '.step'
 
 
-def packed(weights):
+def packed(weights, least=0):
     """
-    Return weights with those of convolutions as whole steps, an own step for each output channel.
+    Return weights of layers as whole steps, an own step for each output channel.
 
     Parameters
     ----------
     weights : dict of tensors
         State of a network.
+    least : int
+        Smaller weights stay in half precision.
 
     Returns
     -------
@@ -23,8 +25,8 @@ def packed(weights):
     """
     tensors = {}
     for name, weight in weights.items():
-        if weight.is_floating_point() and weight.ndim == 4:
-            largest = weight.float().abs().amax((1, 2, 3), keepdim=True)
+        if weight.is_floating_point() and weight.ndim > 1 and weight.numel() >= least:
+            largest = weight.float().abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
             # Steps that half precision holds, and none of nothing.
             step = (largest / 127).clamp(min=1e-6).half()
             tensors[name + STEP] = step.contiguous()
@@ -48,7 +50,8 @@ def unpacked(tensors):
     weights = dict(tensors)
     for name in [name for name in weights if name.endswith(STEP)]:
         step, whole = weights.pop(name), weights.get(name[:-len(STEP)])
-        if whole is None or whole.dtype != torch.int8 or step.shape != (len(whole), 1, 1, 1):
+        if (whole is None or whole.dtype != torch.int8
+                or step.shape != (len(whole), *[1] * (whole.ndim - 1))):
             raise ValueError(f'{name} goes with no weights in 8 bits')
         weights[name[:-len(STEP)]] = whole.float() * step.float()
     return weights

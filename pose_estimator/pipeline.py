@@ -36,6 +36,10 @@ TURNED_ALIKE = np.radians(1.0)
 # is better than any of them, and where they disagree, doubt is due (docs/experiments.md). Cameras
 # are mostly upright, so the rolls are small. The first is the crop as it is.
 LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
+# Where the box half way to that of the whole of the pose found has an edge elsewhere, by this share
+# of its longer side, it is looked at once more: what hides a part of a thing hides from its box how
+# far the thing reaches. Poses this many times as large as the box, or as small, are of no use.
+LOOK_AGAIN, BELIEVED = 0.05, 2.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +92,8 @@ class Evidence:
     Attributes
     ----------
     crop : CropCamera
+    mask : array of uint8, shape (S, S)
+        The instance's mask in the crop.
     pixels : array, shape (K, 2)
         Keypoints in the crop, of all looks together.
     confidence : array, shape (K,)
@@ -105,6 +111,7 @@ class Evidence:
     """
 
     crop: CropCamera
+    mask: np.ndarray
     pixels: np.ndarray
     confidence: np.ndarray
     disagreement: np.ndarray
@@ -141,6 +148,24 @@ def gather(predictor, image, instances, camera, refiner=None):
     list of Evidence
 
     """
+    evidence = _look(predictor, image, instances, camera, refiner)
+    if refiner is None:
+        return evidence  # not exact enough to say where else to look
+    again = {}
+    for index, (one, instance) in enumerate(zip(evidence, instances)):
+        box = _better_box(one, instance.box, predictor.checkpoint.model)
+        if box is not None:
+            again[index] = replace(instance, box=box)
+    if again:
+        second = _look(predictor, image, list(again.values()), camera, refiner)
+        for index, one in zip(again, second):
+            if one.result.pose is not None:
+                evidence[index] = one
+    return evidence
+
+
+def _look(predictor, image, instances, camera, refiner):
+    """Return Evidence of instances, looked at once, in their boxes."""
     crops = [CropCamera.look_at(camera, instance.box, predictor.size,
                                 predictor.checkpoint.margin) for instance in instances]
     looks = [crop.turned(*look) for crop in crops for look in LOOKS]
@@ -153,6 +178,7 @@ def gather(predictor, image, instances, camera, refiner=None):
     evidence = []
     for index, crop in enumerate(crops):
         own = slice(index * len(LOOKS), (index + 1) * len(LOOKS))
+        seen = masks[own.start]
         pixels = np.stack([look.transfer(one, crop)
                            for look, one in zip(looks[own], found.pixels[own])])  # (L, K, 2)
         weight = found.confidence[own] + 1e-6
@@ -166,29 +192,46 @@ def gather(predictor, image, instances, camera, refiner=None):
         poses = [pose for pose, _ in proposals if pose is not None]
         if not poses:
             result = PnPResult(None, None, np.zeros(len(points), bool), np.nan, proposals[0][1])
-            evidence.append(Evidence(crop, mean, confidence, disagreement, -np.inf,
+            evidence.append(Evidence(crop, seen, mean, confidence, disagreement, -np.inf,
                                      np.zeros(2), NOT_REFINED, result))
             continue
         belief = Belief.of_looks(found.heatmaps[own], looks[own], crop)
         pose, near, mass, likelihood = most_believed_pose(poses, belief, points, crop.K)
         result = settle(pose, points, near, mass, crop.K, crop.size)
-        evidence.append(Evidence(crop, mean, confidence, disagreement, likelihood, np.zeros(2),
-                                 NOT_REFINED, result))
-    seen = masks[::len(LOOKS)]
+        evidence.append(Evidence(crop, seen, mean, confidence, disagreement, likelihood,
+                                 np.zeros(2), NOT_REFINED, result))
     evidence = [_brought_near(one, predictor.checkpoint)
-                for one in _compared(evidence, seen, predictor.checkpoint)]
+                for one in _compared(evidence, predictor.checkpoint)]
     if refiner is not None:
         evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image, instances,
                          camera)
-    return _compared(evidence, seen, predictor.checkpoint)
+    return _compared(evidence, predictor.checkpoint)
 
 
-def _compared(evidence, masks, checkpoint):
+def _better_box(one, box, model):
+    """
+    Return where to look again, half way from a box to that of the whole of the pose found.
+
+    None where that would be much the same, or nowhere near.
+
+    """
+    if one.result.pose is None:
+        return None
+    pixels = one.crop.to_image(one.crop.project(one.result.pose.transform(model.points)))
+    whole = np.concatenate([pixels.min(0), pixels.max(0)])
+    side, other = (max(each[2:] - each[:2]) for each in (box, whole))
+    if not side / BELIEVED < other < side * BELIEVED:
+        return None
+    moved = (whole - box) / 2
+    return box + moved if np.abs(moved).max() > LOOK_AGAIN * side else None
+
+
+def _compared(evidence, checkpoint):
     """Return the evidence with the agreement of each pose's silhouette and its mask."""
     return [one if one.result.pose is None else
-            replace(one, agreement=silhouette_agreement(mask, one.crop.project(
+            replace(one, agreement=silhouette_agreement(one.mask, one.crop.project(
                 one.result.pose.transform(checkpoint.model.points))))
-            for one, mask in zip(evidence, masks)]
+            for one in evidence]
 
 
 def _brought_near(one, checkpoint):

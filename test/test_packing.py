@@ -26,6 +26,16 @@ def test_weights_come_back_but_for_rounding():
     assert all(torch.equal(again[name], stored[name]) for name in stored)
 
 
+def test_only_large_weights_of_any_layer_are_packed_where_wanted():
+    weights = {'linear.weight': torch.randn(40, 30), 'conv.weight': torch.randn(40, 3, 1, 1)}
+    stored = packed(weights, least=1000)
+    assert stored['linear.weight'].dtype == torch.int8
+    assert stored['conv.weight'].dtype == torch.float16
+    found = unpacked(stored)
+    assert torch.allclose(found['linear.weight'], weights['linear.weight'], atol=0.02)
+    assert torch.allclose(found['conv.weight'].float(), weights['conv.weight'], atol=0.005)
+
+
 def test_steps_without_weights_are_refused():
     stored = packed({'a.weight': torch.ones(2, 3, 1, 1)})
     for broken in ({'a.weight.step': stored['a.weight.step']},

@@ -58,17 +58,28 @@ def make_checkpoint(model, network_input='rgb_mask'):
                       network.state_dict(), surface=cup_surface() if 'rgb' in channels else None)
 
 
+@pytest.fixture(autouse=True)
+def looked_at(monkeypatch):
+    """Crops that the pipeline has cut, the last one last."""
+    crops, real = [], CropCamera.look_at.__func__
+    monkeypatch.setattr(CropCamera, 'look_at', classmethod(
+        lambda cls, *args: crops.append(real(cls, *args)) or crops[-1]))
+    monkeypatch.setattr(Oracle, 'looked_at', crops)
+    return crops
+
+
 class Oracle:
-    """Stands in for the predictor and knows the pose; the crop camera it must find out."""
+    """Stands in for the predictor and knows the pose, and what was looked at last."""
+
+    looked_at: list = []
 
     def __init__(self, checkpoint, camera, truth, noise=0.0):
         self.checkpoint, self.size = checkpoint, checkpoint.config.input_size
         self._camera, self._truth, self._noise = camera, truth, noise
-        self.box = None
 
     def predict(self, rgb, masks):
-        """Return the true keypoints in the looks at the crop of self.box."""
-        crop = CropCamera.look_at(self._camera, self.box, self.size, self.checkpoint.margin)
+        """Return the true keypoints in the looks at the last crop."""
+        crop = self.looked_at[-1]
         points = self._camera.project(
             self._truth.transform(self.checkpoint.model.keypoints))
         pixels = np.stack([crop.turned(*look).to_crop(points) for look in LOOKS])
@@ -92,9 +103,9 @@ def test_pose_comes_back_wherever_the_object_is(mesh, name, place):
     columns, rows = np.round(pixels).astype(int).T
     inside = (columns >= 0) & (columns < 640) & (rows >= 0) & (rows < 480)
     mask[rows[inside], columns[inside]] = True
-    oracle.box = mask_box(mask)
+    box = mask_box(mask)
     image = np.zeros((480, 640, 3), np.uint8)
-    found, = estimator.estimate(image, [Instance('cup', 0.9, oracle.box, mask, 1)], camera)
+    found, = estimator.estimate(image, [Instance('cup', 0.9, box, mask, 1)], camera)
     # The heatmaps have cells of a pixel, and are read between them.
     turn = Pose(found.pose.R_m2c @ truth.R_m2c.T, np.zeros(3)).rotvec
     assert np.degrees(np.linalg.norm(turn)) < 0.3
@@ -115,9 +126,9 @@ def test_covariance_is_in_the_cameras_axes(mesh):
     oracle = Oracle(checkpoint, camera, truth, noise=0.5)
     estimator._predictors['cup'] = oracle
     seen = RayCaster(mesh[1]).render(truth, camera.K, 640, 480).mask
-    oracle.box = mask_box(seen)
+    box = mask_box(seen)
     found, = estimator.estimate(np.zeros((480, 640, 3), np.uint8),
-                                [Instance('cup', 0.9, oracle.box, seen, 1)], camera)
+                                [Instance('cup', 0.9, box, seen, 1)], camera)
     longest = np.linalg.eigh(found.covariance[:3, :3])[1][:, -1]
     ray = found.pose.transform(model.center[None])[0]
     assert abs(longest @ ray) / np.linalg.norm(ray) > 0.99
@@ -140,13 +151,45 @@ def test_poses_are_brought_to_their_distance_before_they_are_mended(mesh):
     refiner = SimpleNamespace(refine=lambda surfaces, poses, *_: given.extend(poses) or [None])
     for calibration, factor in ((CALIBRATION, 1), ({**CALIBRATION, 'distance': distance}, 0.9)):
         oracle = Oracle(replace(make_checkpoint(model), calibration=calibration), camera, truth)
-        oracle.box = instance.box
         gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera, refiner)
         np.testing.assert_allclose(given[-1].t_m2c, factor * truth.t_m2c, atol=2e-3)
         # Without anything that mends them, too, as poses from masks alone.
         found, = gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera)
         np.testing.assert_allclose(np.linalg.norm(found.result.pose.t_m2c),
                                    factor * np.linalg.norm(truth.t_m2c), atol=2e-3)
+
+
+def test_what_a_box_leaves_out_is_looked_at_again(mesh, looked_at):
+    camera, model = CAMERAS['rectified'], mesh[0]
+    truth = Pose(random_rotations(np.random.default_rng(1), 1)[0], (0.1, 0.0, 0.7))
+    seen = RayCaster(mesh[1]).render(truth, camera.K, 640, 480).mask
+    whole = mask_box(seen)
+    oracle = Oracle(make_checkpoint(model), camera, truth)
+
+    def look(box):
+        looked_at.clear()
+        found, = gather(oracle, np.zeros((480, 640, 3), np.uint8),
+                        [Instance('cup', 0.9, box, seen, 1)], camera)
+        assert found.crop is looked_at[-1]
+        # Whichever crop it comes from.
+        pose = Pose(found.crop.R_cam2crop.T, np.zeros(3)).compose(found.result.pose)
+        np.testing.assert_allclose(pose.t_m2c, truth.t_m2c, atol=2e-3)
+        np.testing.assert_allclose(found.crop.to_image(found.pixels), camera.project(
+            truth.transform(model.keypoints)), atol=1e-3)
+        return len(looked_at)
+
+    height = whole[3] - whole[1]
+    assert look(whole) == 1
+    assert look(whole - [0, 0, 0, 0.04 * height]) == 1
+    upper = whole - [0, 0, 0, 0.4 * height]
+    assert look(upper) == 2
+    expected = CropCamera.look_at(camera, (upper + whole) / 2, oracle.size, 1.4)
+    middle = (oracle.size - 1) / 2
+    np.testing.assert_allclose(looked_at[1].transfer([[middle, middle]], expected),
+                               [[middle, middle]], atol=1.5)
+    assert looked_at[1].K[0, 0] == pytest.approx(expected.K[0, 0], rel=0.03)
+    # A box three times as large is rather one of something else.
+    assert look(whole + height * np.array([-1, -1, 1, 1])) == 1
 
 
 def test_scores_of_another_version_are_refused(mesh):
@@ -251,9 +294,9 @@ def test_poses_of_rgb_models_are_mended(mesh):
         checkpoint = make_checkpoint(model)
         estimator = PoseEstimator([checkpoint], refine=refine)
         oracle = Oracle(checkpoint, camera, wrong)
-        oracle.box = mask_box(seen.mask)
+        box = mask_box(seen.mask)
         estimator._predictors['cup'] = oracle
-        found, = estimator.estimate(image, [Instance('cup', 0.9, oracle.box, seen.mask, 1)],
+        found, = estimator.estimate(image, [Instance('cup', 0.9, box, seen.mask, 1)],
                                     camera)
         errors.append(np.linalg.norm(found.pose.transform(model.points)
                                      - truth.transform(model.points), axis=1).mean())
@@ -266,12 +309,12 @@ def test_poses_that_cannot_be_mended_are_withheld(mesh, monkeypatch):
     estimator = PoseEstimator([checkpoint], min_score=0.0)
     monkeypatch.setattr(estimator._refiner, 'refine', lambda surfaces, *_: [None] * len(surfaces))
     oracle = Oracle(checkpoint, camera, Pose(np.eye(3), [0, 0, 0.5]))
-    oracle.box = np.array([270, 190, 370, 290.0])
+    box = np.array([270, 190, 370, 290.0])
     estimator._predictors['cup'] = oracle
     mask = np.zeros((480, 640), bool)
     mask[190:290, 270:370] = True
     found, = estimator.estimate(np.zeros((480, 640, 3), np.uint8),
-                                [Instance('cup', 0.9, oracle.box, mask, 1)], camera)
+                                [Instance('cup', 0.9, box, mask, 1)], camera)
     assert found.pose is None and found.score == 0
     assert found.reason == 'the pose cannot be compared with the image'
 
@@ -283,11 +326,11 @@ def test_low_scores_are_withheld(mesh):
     camera = CAMERAS['rectified']
     truth = Pose(np.eye(3), [0, 0, 0.5])
     oracle = Oracle(sceptic, camera, truth)
-    oracle.box = np.array([270, 190, 370, 290.0])
+    box = np.array([270, 190, 370, 290.0])
     estimator._predictors['cup'] = oracle
     mask = np.ones((480, 640), bool)
     found, = estimator.estimate(np.zeros((480, 640, 3), np.uint8),
-                                [Instance('cup', 0.9, oracle.box, mask, 1)], camera)
+                                [Instance('cup', 0.9, box, mask, 1)], camera)
     assert found.pose is None
     assert found.reason == 'score 0.00 is below 0.50'
 

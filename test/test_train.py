@@ -93,8 +93,9 @@ def test_torchrun_trains_with_two_processes(tmp_path):
 def test_training_begins_with_what_the_package_ships(network_input):
     def start(model, loss='cross_entropy', **shape):
         return [Path(path).name.split('.')[0] for path in shipped_start(
-            network_input, loss, HourglassConfig(
-                in_channels=4 if network_input == 'rgb_mask' else 1, **shape), model)]
+            network_input, loss, HourglassConfig(**{
+                'in_channels': 4 if network_input == 'rgb_mask' else 1,
+                **module.NETWORKS[network_input], **shape}), model)]
 
     several = [f'obj_{number:06d}' for number in (1, 5, 6, 8, 10, 12)]
     book, _ = object_from_mesh('builtin:book', 'm', 'book')
@@ -121,7 +122,7 @@ def test_weights_of_another_object_are_taken_without_its_last_layers():
     name, weight = next(iter(same.named_parameters()))
     assert torch.equal(dict(other.named_parameters())[name], weight)
     # What fits of a network of another shape does not know enough to do without easy crops.
-    _, knows = _start(StackedHourglass(HourglassConfig()), [path], book)
+    _, knows = _start(StackedHourglass(HourglassConfig()), [path], theirs.model)
     assert not knows
 
 
@@ -144,7 +145,7 @@ def test_training_begins_with_the_mean_of_several():
 @pytest.mark.parametrize('start, eased', [('none', True), ('cup.mask.safetensors', False)])
 def test_only_random_weights_begin_with_easy_crops(start, eased, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(module, '_severity', lambda progress: asked.append(progress) or 1.0)
+    monkeypatch.setattr(module, '_severity', lambda *now: asked.append(now) or 1.0)
     monkeypatch.setattr(module, 'finish', lambda *args: None)
     # Of the process, which other tests share.
     monkeypatch.setattr(module, 'keep_freed_memory', lambda: None)
@@ -155,6 +156,23 @@ def test_only_random_weights_begin_with_easy_crops(start, eased, tmp_path, monke
                  '--views', '24', '--device', 'cpu', '--output', str(tmp_path),
                  '--start', path]) == 0
     assert bool(asked) == eased
+
+
+def test_crops_become_harder_with_the_training_and_in_long_ones_by_their_number():
+    assert module._severity(0.3, 0) == module._severity(0.1, 60_000) == module.EASY
+    assert module.EASY < module._severity(0.5, 0) < 1 == module._severity(0.8, 0)
+    assert module.EASY < module._severity(0.1, 100_000) < 1 == module._severity(0.2, 200_000)
+
+
+def test_colours_have_a_wider_network_than_masks(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(module, 'train', lambda model, mesh, config, *rest: asked.append(config))
+    monkeypatch.chdir(ROOT)
+    for arguments in ([], ['--input', 'mask'], ['--network', 'width=16']):
+        assert main(['train', 'config/objects/book.yaml', '--output', str(tmp_path), '--device',
+                     'cpu', '--samples', '1', *arguments]) == 0
+    assert [(one.network.width, one.network.stem_blocks, len(one.start)) for one in asked] == [
+        (96, 1, 6), (64, 0, 6), (16, 1, 0)]
 
 
 def test_mesh_without_colours_trains_on_random_materials_and_says_so(tmp_path):

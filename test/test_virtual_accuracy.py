@@ -14,6 +14,8 @@ MODELS = Path(__file__).resolve().parents[1] / 'models'
 # little worse than measured on crops that are blurred, sharpened and cluttered more than those of
 # the models' training.
 LIMITS = {'book': (54, 4.1), 'bottle': (79, 2.3), 'cup': (64, 5.9)}
+# Faults of masks when these three were trained.
+THEIRS = {'mask_eroded': 0.012, 'mask_dilated': 0.008, 'mask_dropped': 0.3}
 # Percent within ADD 0.1 d with score, distance and covariance as shipped.
 LEAST_AS_SHIPPED = {'book': 55, 'bottle': 78, 'cup': 63}
 
@@ -36,7 +38,7 @@ def measure(name, samples, monkeypatch, fit, **faults):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', LIMITS)
 def test_shipped_models_on_held_back_virtual_crops(name, monkeypatch):
-    scores = measure(name, 96, monkeypatch, fit=True)
+    scores = measure(name, 96, monkeypatch, fit=True, **THEIRS)
     least, most = LIMITS[name]
     assert scores['add_0.1d'] >= least
     assert scores['keypoint_error_px'] <= most

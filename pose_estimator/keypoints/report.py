@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from .predictor import KeypointPredictor
-from ..camera import PinholeCamera
+from ..camera import CropCamera, PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
 from ..pipeline import gather
@@ -25,7 +25,7 @@ LEAST_FITTED = 20
 # True distances for each sample, as unsure as the real ones, under which poses are right or not.
 DISTANCES = 8
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
-FIELD = 1.5
+FIELD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,9 +222,22 @@ def _look(predictor, refiner, batch):
         camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
         seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera,
                        refiner)
+        seen = _in_first_crop(seen, CropCamera.look_at(camera, box, size,
+                                                       predictor.checkpoint.margin))
         truth = batch.keypoints[index].numpy() - (side - size) / 2
         picture = masks[index][..., None].repeat(3, 2) if rgb is None else rgb[index]
         yield seen, truth, picture[edge:edge + size, edge:edge + size]
+
+
+def _in_first_crop(seen, first):
+    """Return Evidence with keypoints and pose as the first crop, straight ahead, has them."""
+    pixels, result = seen.crop.transfer(seen.pixels, first), seen.result
+    if result.pose is not None:
+        back = Pose(seen.crop.R_cam2crop.T, np.zeros(3))
+        turn = np.kron(np.eye(2), back.R_m2c)
+        result = replace(result, pose=back.compose(result.pose),
+                         covariance=turn @ result.covariance @ turn.T)
+    return replace(seen, pixels=pixels, result=result)
 
 
 def _bytes(images):

@@ -51,8 +51,6 @@ RATE, MUON_RATE = 2e-3, 0.04
 # Crops have from this share of all faults to all of them.
 EASY = 0.2
 SAVE_EVERY = 60.0  # seconds
-# Steps between looks at the loss, each of which makes a GPU wait.
-LOOK_EVERY = 20
 TRAIN_SEED, REPORT_SEED = 0, 1_000_003
 CONFIG = HourglassConfig(in_channels=CHANNELS, keypoints=OUTPUTS, width=96, growth=32, modules=2,
                          stem_blocks=1)
@@ -170,7 +168,7 @@ def train(objects, minutes, path, device='auto', bodies=None, views=None, start=
                               prefetch_factor=4 if workers else None))
     bfloat = has_fast_bfloat16(device)
     if device.type == 'cuda':
-        _record(network, next(batches).image, bfloat)
+        learning.record(network, next(batches).image, bfloat)
     bar = tqdm(total=round(minutes * 60), initial=round(spent), desc='refiner', unit='',
                mininterval=1.0, bar_format='{desc} {percentage:3.0f}%|{bar}| {elapsed} spent, '
                                            '{remaining} left{postfix}')
@@ -191,7 +189,7 @@ def train(objects, minutes, path, device='auto', bodies=None, views=None, start=
                 optimizer.step()
             samples += batch
             learning.follow(average, network, min(0.999, samples / batch / (10 + samples / batch)))
-            if on_cpu or samples // batch % LOOK_EVERY == 0:
+            if on_cpu or samples // batch % learning.LOOK_EVERY == 0:
                 seen = value.item()
                 if not math.isfinite(seen):
                     raise InputError(f'refiner: the loss is {seen}')
@@ -221,27 +219,6 @@ def train(objects, minutes, path, device='auto', bodies=None, views=None, start=
              'processor': f'{name}, {os.cpu_count()} cores, {platform.machine()}'}
     finish(objects, average.cpu(), path, facts)
     resume.unlink(missing_ok=True)
-
-
-def _record(network, image, bfloat):
-    """
-    Let a GPU repeat what the network does as one piece (a CUDA graph), forward and backward.
-
-    Started one by one, hundreds of small operations take longer than they run.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        On the GPU, in training; its forward is replaced.
-    image : tensor, shape (B, CHANNELS, S, S)
-        As all that it will be given.
-    bfloat : bool
-        Whether it works in bfloat16.
-
-    """
-    image = image.contiguous(memory_format=torch.channels_last)
-    with torch.autocast('cuda', torch.bfloat16, enabled=bfloat, cache_enabled=False):
-        torch.cuda.make_graphed_callables(network, (image,))
 
 
 def _sampler(objects, bodies, views, seed, body_views=BODY_VIEWS, pictures=256, device='cpu',

@@ -28,6 +28,7 @@ from .backbone import EfficientNetLite, IMAGE_MEAN, IMAGE_STD
 from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
+from ..packing import packed, unpacked
 from ..runtimes import fastest, missing_packages, RUNTIMES
 
 # Names of torchvision's pyramid maps at strides 4 to 64.
@@ -39,6 +40,8 @@ SAME_THING = 0.6
 # Stages of EfficientNet-Lite that keep their ImageNet weights: what edges and textures are, real
 # photographs taught better than virtual ones.
 FROZEN_STAGES = 3
+# Weights of so many numbers or more are stored in 8 bits.
+PACKED = 100_000
 COCO_CLASS_MAP = {'book': 'book', 'bottle': 'bottle', 'cup': 'cup'}
 
 
@@ -217,14 +220,14 @@ def early_layers(network, config):
 
 def save_checkpoint(path, network, config, **facts):
     """
-    Write weights as float16 safetensors with the config and facts (JSON values) inside.
+    Write weights as safetensors with the config and facts (JSON values) inside.
 
-    The file appears whole or not at all.
+    The largest weights are in 8 bits, others in half precision (docs/experiments.md). The file
+    appears whole or not at all.
 
     """
     path = Path(path)
-    state = {name: value.detach().half().contiguous() if value.is_floating_point()
-             else value.contiguous() for name, value in network.state_dict().items()}
+    state = packed({name: value.detach() for name, value in network.state_dict().items()}, PACKED)
     metadata = {'format': FORMAT, 'config': json.dumps(asdict(config)),
                 'facts': json.dumps(facts)}
     unfinished = path.with_name(path.name + '.part')
@@ -257,8 +260,8 @@ def load_checkpoint(path):
     try:
         with safe_open(path, 'pt') as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
+            state = unpacked({name: file.get_tensor(name) for name in file.keys()})
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f'{path}: expected segmenter weights, got a file that is truncated or '
                          f'no safetensors ({error})') from error
     if metadata.get('format') != FORMAT:

@@ -48,13 +48,13 @@ class CropConfig:
     truncated: float = 0.1
     min_visible: float = 0.25
     mask_exact: float = 0.15
-    mask_eroded: float = 0.012
-    mask_dilated: float = 0.008
+    mask_eroded: float = 0.02
+    mask_dilated: float = 0.012
     mask_outline: float = 0.15
     mask_wobble: float = 0.2
     mask_part_lost: float = 0.12
     mask_bleeding: float = 0.3
-    mask_dropped: float = 0.3
+    mask_dropped: float = 0.45
     resolution_loss: float = 0.85
     noise: float = 0.03
 
