@@ -22,8 +22,8 @@ from .scoring import (
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 # Names of other weights in a directory of models.
 RESERVED = ('segmenter', 'refiner')
-# As sure as this or surer, 95 % of the virtual poses are right: the mean of what the cards of the
-# shipped models say.
+# As sure as this or surer, 95 % of the virtual poses are right, or more: the cards of the shipped
+# models say from which score on.
 MIN_SCORE = 0.7
 # A mask of fewer pixels says nothing about a pose.
 MIN_MASK_PIXELS = 30
