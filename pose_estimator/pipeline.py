@@ -36,9 +36,10 @@ TURNED_ALIKE = np.radians(1.0)
 # is better than any of them, and where they disagree, doubt is due (docs/experiments.md). Cameras
 # are mostly upright, so the rolls are small. The first is the crop as it is.
 LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
-# Where the box half way to that of the whole of the pose found has an edge elsewhere, by this share
-# of its longer side, it is looked at once more: what hides a part of a thing hides from its box how
-# far the thing reaches. Poses this many times as large as the box, or as small, are of no use.
+# Where the box half way to that of the whole of the pose found has an edge elsewhere, by this
+# share of its longer side, it is looked at once more: what hides a part of a thing hides from its
+# box how far the thing reaches. Poses this many times as large as the box, or as small, are of no
+# use.
 LOOK_AGAIN, BELIEVED = 0.05, 2.5
 
 
