@@ -7,10 +7,13 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+from pose_estimator.camera import CropCamera
 from pose_estimator.cli import main
 from pose_estimator.keypoints import report, train
 from pose_estimator.keypoints.checkpoint import Checkpoint
-from pose_estimator.pipeline import PoseEstimator
+from pose_estimator.pipeline import Evidence, PoseEstimator
+from pose_estimator.pnp import PnPResult
+from pose_estimator.refinement.refiner import NOT_REFINED
 from pose_estimator.scoring import score
 import pytest
 import torch
@@ -88,7 +91,14 @@ def test_soft_masks_are_taken_whole(monkeypatch):
                             keypoints=torch.zeros(2, 1, 4, 2))
     checkpoint = SimpleNamespace(model=SimpleNamespace(name='cup'), margin=1.25)
     given = []
-    monkeypatch.setattr(report, 'gather',
-                        lambda predictor, image, instances, *_: given.extend(instances) or [None])
+
+    def gather(predictor, image, instances, camera, refiner):
+        given.extend(instances)
+        crop = CropCamera.look_at(camera, instances[0].box, 32, 1.25)
+        nothing = PnPResult(None, None, np.zeros(4, bool), np.nan, 'nothing')
+        return [Evidence(crop, instances[0].mask, np.zeros((4, 2)), np.zeros(4), np.zeros(4), -np.inf,
+                         np.zeros(2), NOT_REFINED, nothing)]
+
+    monkeypatch.setattr(report, 'gather', gather)
     list(report._look(SimpleNamespace(size=32, checkpoint=checkpoint), None, batch))
     assert [int(one.mask.sum()) for one in given] == [20 * 20] * 2
