@@ -96,8 +96,8 @@ def test_soft_masks_are_taken_whole(monkeypatch):
         given.extend(instances)
         crop = CropCamera.look_at(camera, instances[0].box, 32, 1.25)
         nothing = PnPResult(None, None, np.zeros(4, bool), np.nan, 'nothing')
-        return [Evidence(crop, instances[0].mask, np.zeros((4, 2)), np.zeros(4), np.zeros(4), -np.inf,
-                         np.zeros(2), NOT_REFINED, nothing)]
+        return [Evidence(crop, instances[0].mask, np.zeros((4, 2)), np.zeros(4), np.zeros(4),
+                         -np.inf, np.zeros(2), NOT_REFINED, nothing)]
 
     monkeypatch.setattr(report, 'gather', gather)
     list(report._look(SimpleNamespace(size=32, checkpoint=checkpoint), None, batch))
