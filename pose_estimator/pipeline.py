@@ -259,12 +259,9 @@ def _mend(refiner, surface, evidence, image, instances, camera):
         if one is None:
             continue
         before = evidence[index]
-        there = Pose(before.crop.R_cam2crop, np.zeros(3))
-        turn = np.kron(np.eye(2), there.R_m2c)
-        evidence[index] = replace(
-            before, refinement=one.features(),
-            result=replace(before.result, pose=there.compose(one.pose),
-                           covariance=turn @ one.covariance @ turn.T))
+        result = replace(before.result, pose=one.pose, covariance=one.covariance)
+        evidence[index] = replace(before, refinement=one.features(),
+                                  result=result.turned(before.crop.R_cam2crop))
     return evidence
 
 
@@ -471,18 +468,16 @@ class PoseEstimator:
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, 'the pose cannot be compared with the image')
         # From the crop camera's frame to the real one's.
-        back = Pose(crop.R_cam2crop.T, np.zeros(3))
-        turn = np.kron(np.eye(2), back.R_m2c)
-        scale = checkpoint.calibration.get('covariance_scale', 1.0)
-        covariance = turn @ (result.covariance * scale) @ turn.T
-        origin = back.transform(result.pose.t_m2c)
+        result = result.turned(crop.R_cam2crop.T)
+        covariance = result.covariance * checkpoint.calibration.get('covariance_scale', 1.0)
+        origin = result.pose.t_m2c
         covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
                                                     - np.outer(origin, origin))
         covariance[:3, :3] += DISTANCE_UNSURE ** 2 * np.outer(origin, origin)
         covariance[3:, 3:] += TURNED_ALIKE ** 2 * np.eye(3)
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
-        pose, reason = back.compose(result.pose), ''
+        pose, reason = result.pose, ''
         if not chance >= self.min_score:  # nor where there is no number
             pose, reason = None, f'score {chance:.2f} is below {self.min_score:.2f}'
         return ObjectPose(name, instance, pose, chance, covariance, keypoints, confidence,

@@ -1,6 +1,6 @@
 """From keypoints to a pose: solvePnPRansac, refinement on the inliers, covariance."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import cv2
@@ -46,6 +46,14 @@ class PnPResult:
     inliers: np.ndarray
     reprojection_error: float
     reason: str = ''
+
+    def turned(self, rotation):
+        """Return it in the frame of a camera at the same place, to which `rotation` leads."""
+        if self.pose is None:
+            return self
+        both = np.kron(np.eye(2), rotation)
+        return replace(self, pose=Pose(rotation, np.zeros(3)).compose(self.pose),
+                       covariance=both @ self.covariance @ both.T)
 
 
 def propose(points, pixels, confidence, K, size):

@@ -90,15 +90,20 @@ def test_soft_masks_are_taken_whole(monkeypatch):
     batch = SimpleNamespace(mask=mask, rgb=None, K=torch.eye(3).repeat(2, 1, 1),
                             keypoints=torch.zeros(2, 1, 4, 2))
     checkpoint = SimpleNamespace(model=SimpleNamespace(name='cup'), margin=1.25)
-    given = []
+    given, crops = [], []
 
     def gather(predictor, image, instances, camera, refiner):
         given.extend(instances)
-        crop = CropCamera.look_at(camera, instances[0].box, 32, 1.25)
+        crop = CropCamera.look_at(camera, instances[0].box + [3, 2, 4, 5], 32, 1.25)
+        crops.append(crop)
         nothing = PnPResult(None, None, np.zeros(4, bool), np.nan, 'nothing')
         return [Evidence(crop, instances[0].mask, np.zeros((4, 2)), np.zeros(4), np.zeros(4),
                          -np.inf, np.zeros(2), NOT_REFINED, nothing)]
 
     monkeypatch.setattr(report, 'gather', gather)
-    list(report._look(SimpleNamespace(size=32, checkpoint=checkpoint), None, batch))
+    found = list(report._look(SimpleNamespace(size=32, checkpoint=checkpoint), None, batch))
     assert [int(one.mask.sum()) for one in given] == [20 * 20] * 2
+    # Keypoints lie where they were seen, in whichever crop that was.
+    for (seen, _, _), one, crop in zip(found, given, crops):
+        first = CropCamera.look_at(crop.camera, one.box, 32, 1.25)
+        np.testing.assert_allclose(first.to_image(seen.pixels), crop.to_image(np.zeros((4, 2))))

@@ -118,3 +118,18 @@ def test_covariance_matches_the_scatter_of_poses():
     assert 5 < np.mean(expected) < 8
     ratio = np.std(errors, 0) / np.sqrt(np.diag(result.covariance))
     assert (0.6 < ratio).all() and (ratio < 1.6).all()
+
+
+def test_turned_results_are_those_of_the_turned_camera():
+    rotation, model2camera = random_rotations(np.random.default_rng(5), 2)
+    spread = np.diag([1.0, 2, 3, 4, 5, 6])
+    found = PnPResult(Pose(model2camera, [0.1, 0.2, 0.7]), spread, np.ones(4, bool), 0.5)
+    turned = found.turned(rotation)
+    points = np.random.default_rng(6).normal(size=(5, 3))
+    np.testing.assert_allclose(turned.pose.transform(points),
+                               found.pose.transform(points) @ rotation.T)
+    for part in (slice(0, 3), slice(3, 6)):
+        np.testing.assert_allclose(turned.covariance[part, part],
+                                   rotation @ spread[part, part] @ rotation.T)
+    np.testing.assert_allclose(turned.turned(rotation.T).pose.matrix, found.pose.matrix)
+    assert PnPResult(None, None, found.inliers, np.nan).turned(rotation).pose is None

@@ -222,22 +222,13 @@ def _look(predictor, refiner, batch):
         camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
         seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera,
                        refiner)
-        seen = _in_first_crop(seen, CropCamera.look_at(camera, box, size,
-                                                       predictor.checkpoint.margin))
+        # As the crop at the box has it, which looks straight ahead, whichever it was seen in.
+        first = CropCamera.look_at(camera, box, size, predictor.checkpoint.margin)
+        seen = replace(seen, pixels=seen.crop.transfer(seen.pixels, first),
+                       result=seen.result.turned(seen.crop.R_cam2crop.T))
         truth = batch.keypoints[index].numpy() - (side - size) / 2
         picture = masks[index][..., None].repeat(3, 2) if rgb is None else rgb[index]
         yield seen, truth, picture[edge:edge + size, edge:edge + size]
-
-
-def _in_first_crop(seen, first):
-    """Return Evidence with keypoints and pose as the first crop, straight ahead, has them."""
-    pixels, result = seen.crop.transfer(seen.pixels, first), seen.result
-    if result.pose is not None:
-        back = Pose(seen.crop.R_cam2crop.T, np.zeros(3))
-        turn = np.kron(np.eye(2), back.R_m2c)
-        result = replace(result, pose=back.compose(result.pose),
-                         covariance=turn @ result.covariance @ turn.T)
-    return replace(seen, pixels=pixels, result=result)
 
 
 def _bytes(images):
