@@ -161,8 +161,7 @@ def segmenter_milliseconds(weights):
         if 'first' in runtime:
             network.backbone.memory_format = torch.contiguous_format
             network.to(memory_format=torch.contiguous_format)
-        segmenter = MaskRCNNSegmenter(network, ['background', *config.labels],
-                                      config.short_side, config.long_side, runtime=name)
+        segmenter = MaskRCNNSegmenter.of(network, config, runtime=name)
         shown = f'{runtime} (default)' if runtime == fastest('cpu') else runtime
         try:
             times[shown] = _times(lambda: segmenter.segment(image), repeats=15)

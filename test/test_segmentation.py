@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from pose_estimator.cli import main
 from pose_estimator.errors import InputError
-from pose_estimator.instance import mask_box, widened
+from pose_estimator.evaluate_segmenter import mask_iou
+from pose_estimator.instance import box_iou, mask_box, widened
 from pose_estimator.segmentation.recorded import decode_rle, encode_rle, RecordedSegmenter
 import pytest
 
@@ -168,6 +169,38 @@ def test_segments_images_of_any_size(checkpoint, size):
     assert {one.label for one in found} <= set(CONFIG.labels)
 
 
+def test_twice_the_same_size_is_as_good_as_once(checkpoint):
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    network, config, _ = load_checkpoint(checkpoint)
+    names = ['background', *config.labels]
+    twice = MaskRCNNSegmenter(network, names, 96, 128, min_score=0.0, runtime='eager',
+                              scales=(1.0, 1.0)).segment(image)
+    # Two sizes share the proposals.
+    network.rpn._post_nms_top_n['testing'] //= 2
+    once = MaskRCNNSegmenter(network, names, 96, 128, min_score=0.0,
+                             runtime='eager').segment(image)
+    assert once and [one.label for one in once] == [one.label for one in twice]
+    for first, second in zip(once, twice):
+        assert abs(first.score - second.score) < 1e-5
+        assert np.abs(first.box - second.box).max() < 1e-3
+        assert (first.mask != second.mask).sum() <= 2
+
+
+def test_things_lie_at_the_same_place_in_all_sizes():
+    pytest.importorskip('trimesh')
+    from pose_estimator.demo.scene import DemoScene
+    image = DemoScene(0).frame(1.0).image
+    network, config, _ = load_checkpoint(ROOT / 'models/segmenter.safetensors')
+    names = ['background', *config.labels]
+    once, both = (MaskRCNNSegmenter(network, names, 480, 640, min_score=0.8, scales=scales)
+                  .segment(image) for scales in ((1.0,), (0.7, 1.2)))
+    assert len(both) >= 2
+    for one in both:
+        near = max((box_iou(one.box, other.box), mask_iou(one.mask, other.mask))
+                   for other in once if other.label == one.label)
+        assert near > (0.8, 0.8)
+
+
 def test_segmenter_refuses(checkpoint):
     segmenter = MaskRCNNSegmenter.from_checkpoint(checkpoint)
     for image, words in ((np.zeros((15, 20, 3), np.uint8), '16 x 16'),
@@ -227,20 +260,20 @@ def test_out_of_memory_reduces_images_once_then_fails_them(checkpoint, monkeypat
     detect, sizes = segmenter._detect, []
 
     def scarce(limit):
-        def run(small):
-            sizes.append(small.shape[1])
-            if small.shape[1] > limit:
+        def run(views):
+            sizes.append([view.shape[1] for view in views])
+            if max(sizes[-1]) > limit:
                 raise torch.cuda.OutOfMemoryError('CUDA out of memory')
-            return detect(small)
+            return detect(views)
         return run
-    monkeypatch.setattr(segmenter, '_detect', scarce(500))
+    monkeypatch.setattr(segmenter, '_detect', scarce(600))
     assert segmenter.segment(image) and segmenter.segment(image)
-    assert sizes == [640, 426, 426]
+    assert sizes == [[427, 725], [284, 483], [284, 483]]
     assert caplog.text.count('out of memory') == 1 and '426 x 320' in caplog.text
     monkeypatch.setattr(segmenter, '_detect', scarce(100))
     with pytest.raises(InputError, match='memory'):
         segmenter.segment(image)
-    monkeypatch.setattr(segmenter, '_detect', scarce(500))
+    monkeypatch.setattr(segmenter, '_detect', scarce(600))
     assert segmenter.segment(image), 'the next image is tried again'
 
 

@@ -40,6 +40,9 @@ SAME_THING = 0.6
 # Stages of EfficientNet-Lite that keep their ImageNet weights: what edges and textures are, real
 # photographs taught better than virtual ones.
 FROZEN_STAGES = 3
+# The light variants look at an image made smaller and larger, and take the mean of what they see:
+# that finds more, and takes less for what it is not (docs/segmentation.md).
+SCALES = (2 / 3, 17 / 15)
 # Weights of so many numbers or more are stored in 8 bits.
 PACKED = 100_000
 COCO_CLASS_MAP = {'book': 'book', 'bottle': 'bottle', 'cup': 'cup'}
@@ -127,6 +130,20 @@ class _LiteFPN(nn.Module):
 
     def forward(self, x):
         return self.fpn(self.body(x.contiguous(memory_format=self.memory_format)))
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """An image in one of its sizes: maps, sides, and proposals (N, 4) in pixels of the first."""
+
+    features: OrderedDict
+    sides: tuple
+    factors: torch.Tensor
+    proposals: torch.Tensor
+
+    def pool(self, pooling, boxes):
+        """Return the features of boxes, shape (N, 4), that are in pixels of the first size."""
+        return pooling(self.features, [boxes * self.factors], [self.sides])
 
 
 def build_network(config):
@@ -305,6 +322,8 @@ class MaskRCNNSegmenter:
         counted. None keeps all names.
     runtime : str
         One of runtimes.RUNTIMES; default: the fastest that is there.
+    scales : sequence of float
+        The image is looked at so many times, each time at these times its size.
 
     Attributes
     ----------
@@ -316,7 +335,7 @@ class MaskRCNNSegmenter:
     """
 
     def __init__(self, network, names, short_side, long_side, device='cpu', min_score=0.5,
-                 class_map=None, runtime=None):
+                 class_map=None, runtime=None, scales=(1.0,)):
         unknown = sorted(set(class_map or ()) - set(names[1:]))
         if unknown:
             raise InputError(f'class_map: expected classes of the segmenter '
@@ -328,7 +347,7 @@ class MaskRCNNSegmenter:
                            else dict(class_map))
         self.labels = tuple(dict.fromkeys(self._class_map.values()))
         self.ignored = Counter()
-        self._sides, self._is_reduced = (short_side, long_side), False
+        self._sides, self._scales, self._is_reduced = (short_side, long_side), scales, False
         self._device = torch_device(device)
         self._network = network.to(self._device).eval()
         self._min_score = min_score
@@ -344,18 +363,24 @@ class MaskRCNNSegmenter:
             raise InputError(f'runtime: expected {" and ".join(missing)} for {self.runtime}, got '
                              f'no such package: pip install {" ".join(missing)}')
         self._dense = RUNTIMES[self.runtime](DensePart(self._network).eval())
-        self._mean, self._spread = (
-            torch.tensor(values, device=self._device).view(1, 3, 1, 1)
-            for values in (network.transform.image_mean, network.transform.image_std))
+        mean, spread = (torch.tensor(values, device=self._device).view(1, 3, 1, 1)
+                        for values in (network.transform.image_mean, network.transform.image_std))
+        self._gain, self._offset = 1 / (255 * spread), mean / spread
         if self.runtime != 'eager':  # what has to be compiled is, before the first image comes
-            self._detect(np.zeros((short_side, long_side, 3), np.uint8))
+            self._find(np.zeros((short_side, long_side, 3), np.uint8))
 
     @classmethod
     def from_checkpoint(cls, path, device='cpu', min_score=0.5, class_map=None, runtime=None):
         """Return the segmenter of a file that train-segmenter wrote."""
         network, config, _ = load_checkpoint(path)
-        return cls(network, ['background', *config.labels], config.short_side,
-                   config.long_side, device, min_score, class_map, runtime)
+        return cls.of(network, config, device, min_score, class_map, runtime)
+
+    @classmethod
+    def of(cls, network, config, device='cpu', min_score=0.5, class_map=None, runtime=None):
+        """Return the segmenter of a network and its MaskRCNNConfig."""
+        return cls(network, ['background', *config.labels], config.short_side, config.long_side,
+                   device, min_score, class_map, runtime,
+                   SCALES if config.variant in LITE else (1.0,))
 
     @classmethod
     def coco(cls, device='cpu', min_score=0.5, class_map=None):
@@ -422,12 +447,9 @@ class MaskRCNNSegmenter:
 
     def _find(self, image):
         height, width = image.shape[:2]
-        short, long = self._sides
-        scale = min(short / min(height, width), long / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1
-                           else cv2.INTER_LINEAR)
-        boxes, labels, scores, masks = self._detect(small)
+        views = [self._resized(image, scale) for scale in self._scales]
+        boxes, labels, scores, masks = self._detect(views)
+        size = views[0].shape[1::-1]
         factors = np.array([width / size[0], height / size[1]])
         instances = []
         for box, name, score, mask in zip(boxes, labels, scores, masks):
@@ -444,15 +466,30 @@ class MaskRCNNSegmenter:
                                       len(instances) + 1))
         return instances
 
+    def _resized(self, image, scale):
+        height, width = image.shape[:2]
+        short, long = (side * scale for side in self._sides)
+        factor = min(short / min(height, width), long / max(height, width))
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        return cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1
+                          else cv2.INTER_LINEAR)
+
     @torch.inference_mode()
-    def _detect(self, image):
+    def _detect(self, images):
         """
         Run the network.
+
+        Regions that the proposals of any image name are looked at in all of them.
+
+        Parameters
+        ----------
+        images : list of arrays of uint8, shape (h, w, 3)
+            The same in different sizes.
 
         Returns
         -------
         boxes : array, shape (N, 4)
-            x0, y0, x1, y1 in pixels of `image`, edges at whole numbers.
+            x0, y0, x1, y1 in pixels of the first image, edges at whole numbers.
         names : list of str
         scores : array, shape (N,)
             Falling.
@@ -460,24 +497,42 @@ class MaskRCNNSegmenter:
             Probability over the box.
 
         """
+        views = [self._view(image, images[0].shape[:2]) for image in images]
+        heads = self._network.roi_heads
+        proposals = torch.cat([view.proposals for view in views])
+        seen = [heads.box_predictor(heads.box_head(view.pool(heads.box_roi_pool, proposals)))
+                for view in views]
+        chances, changes = (torch.stack(one).mean(0) for one in zip(
+            *((functional.softmax(logits, -1), change) for logits, change in seen)))
+        boxes, scores, labels = (one[0] for one in heads.postprocess_detections(
+            chances.clamp(min=1e-9).log(), changes, [proposals], [images[0].shape[:2]]))
+        kept = scores >= self._min_score
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        masks = torch.stack([
+            heads.mask_predictor(heads.mask_head(view.pool(heads.mask_roi_pool, boxes)))
+            [torch.arange(len(labels)), labels].sigmoid() for view in views]).mean(0)
+        order = torch.argsort(-scores, stable=True)
+        boxes, scores, labels, masks = (one[order].float().cpu().numpy()
+                                        for one in (boxes, scores, labels, masks))
+        return boxes, [self._names[int(label)] for label in labels], scores, masks
+
+    def _view(self, image, first):
+        """Return the _View of an image; `first` are the sides of the first of its sizes."""
         height, width = image.shape[:2]
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-        tensor = (tensor.permute(2, 0, 1)[None].float() / 255 - self._mean) / self._spread
+        tensor = tensor.permute(2, 0, 1)[None].float().mul_(self._gain).sub_(self._offset)
         # Sides that are multiples of 32, as the strides want it.
         padded = functional.pad(tensor, (0, -width % 32, 0, -height % 32))
         images = ImageList(padded, [(height, width)])
         outputs = self._dense(padded)
         count = len(LEVELS)
         features = OrderedDict(zip(LEVELS, outputs[:count]))
+        # Not more regions than one image alone would have.
+        most = -(-self._network.rpn.post_nms_top_n() // len(self._scales))
         proposals = self._proposals(images, features, outputs[count:2 * count],
-                                    outputs[2 * count:])
-        found, _ = self._network.roi_heads(features, proposals, images.image_sizes)
-        found = {key: value.float().cpu().numpy() for key, value in found[0].items()}
-        order = np.argsort(-found['scores'], kind='stable')
-        order = order[found['scores'][order] >= self._min_score]
-        return (found['boxes'][order],
-                [self._names[int(index)] for index in found['labels'][order]],
-                found['scores'][order], found['masks'][order, 0])
+                                    outputs[2 * count:])[0][:most]
+        factors = proposals.new_tensor([width / first[1], height / first[0]] * 2)
+        return _View(features, (height, width), factors, proposals / factors)
 
     def _proposals(self, images, features, objectness, changes):
         """Return where something may be, a list of one tensor (N, 4): RegionProposalNetwork's."""

@@ -592,8 +592,7 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
 
     """
     from tqdm import tqdm
-    segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], config.short_side,
-                                  config.long_side, device, min_score)
+    segmenter = MaskRCNNSegmenter.of(network, config, device, min_score)
     width, height = scene_size(config)
     maker = SceneMaker(meshes, np.random.default_rng(EVALUATION_SEED), width, height)
     wanted, found, overlaps = Counter(), Counter(), dict.fromkeys(config.labels, 0.0)
