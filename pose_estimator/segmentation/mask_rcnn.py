@@ -21,7 +21,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import clip_boxes_to_image, FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .backbone import EfficientNetLite, IMAGE_MEAN, IMAGE_STD
@@ -500,10 +500,14 @@ class MaskRCNNSegmenter:
         views = [self._view(image, images[0].shape[:2]) for image in images]
         heads = self._network.roi_heads
         proposals = torch.cat([view.proposals for view in views])
-        seen = [heads.box_predictor(heads.box_head(view.pool(heads.box_roi_pool, proposals)))
-                for view in views]
-        chances, changes = (torch.stack(one).mean(0) for one in zip(
-            *((functional.softmax(logits, -1), change) for logits, change in seen)))
+        chances, changes = self._classify(views, proposals)
+        # Once more, in the boxes that this gave: they are nearer to the things, and those of it
+        # nearer still (docs/segmentation.md).
+        boxes = heads.box_coder.decode(changes, [proposals])  # (N, classes, 4)
+        likeliest = chances[:, 1:].argmax(1) + 1
+        proposals = clip_boxes_to_image(boxes[torch.arange(len(boxes)), likeliest],
+                                        images[0].shape[:2])
+        chances, changes = self._classify(views, proposals)
         boxes, scores, labels = (one[0] for one in heads.postprocess_detections(
             chances.clamp(min=1e-9).log(), changes, [proposals], [images[0].shape[:2]]))
         kept = scores >= self._min_score
@@ -515,6 +519,14 @@ class MaskRCNNSegmenter:
         boxes, scores, labels, masks = (one[order].float().cpu().numpy()
                                         for one in (boxes, scores, labels, masks))
         return boxes, [self._names[int(label)] for label in labels], scores, masks
+
+    def _classify(self, views, regions):
+        """Return what regions (N, 4) show, (N, classes) of 0..1, and how each class moves them."""
+        heads = self._network.roi_heads
+        seen = [heads.box_predictor(heads.box_head(view.pool(heads.box_roi_pool, regions)))
+                for view in views]
+        return tuple(torch.stack(one).mean(0) for one in zip(
+            *((functional.softmax(logits, -1), changes) for logits, changes in seen)))
 
     def _view(self, image, first):
         """Return the _View of an image; `first` are the sides of the first of its sizes."""
