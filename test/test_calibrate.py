@@ -9,24 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 from pose_estimator.camera import CropCamera
 from pose_estimator.cli import main
-from pose_estimator.keypoints import report, train
+from pose_estimator.keypoints import report
 from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.pipeline import Evidence, PoseEstimator
 from pose_estimator.pnp import PnPResult
 from pose_estimator.refinement.refiner import NOT_REFINED
 from pose_estimator.scoring import score
-import pytest
 import torch
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(report, 'SAMPLES', 48)
-    views = train.render_views
-    monkeypatch.setattr(train, 'render_views', lambda model, mesh, config, seed, show=True: views(
-        model, mesh, replace(config, views=24), seed, show))
 
 
 def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
