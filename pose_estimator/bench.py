@@ -66,13 +66,16 @@ def _crops_and_poses(models, cores):
     print(f'\nnetwork alone, {len(LOOKS)} looks at one crop, one thread:')
     for name, median in network_milliseconds(models).items():
         print(f'  {name:45}  median {median:6.1f} ms')
+    for path in find_models(models).values():
+        print(f'  {path.name:45}  median {model_milliseconds(path):6.1f} ms')
 
 
 def _segmenters(models):
     for weights in sorted(models.glob('*segmenter.safetensors'))[:1]:
-        print(f'\n{weights.name}, an image of 640 x 480, one thread:')
-        for name, (median, late) in segmenter_milliseconds(weights).items():
-            print(f'  {name:45}  median {median:6.0f} ms, 95 % {late:6.0f} ms')
+        for threads in (1, 2):
+            print(f'\n{weights.name}, an image of 640 x 480, {threads} threads:')
+            for name, (median, late) in segmenter_milliseconds(weights, threads).items():
+                print(f'  {name:45}  median {median:6.0f} ms, 95 % {late:6.0f} ms')
         print(f'  peak memory of this process so far: {peak_megabytes():.0f} MB')
         median, late = stock_milliseconds()
         print(f'  {"torchvision maskrcnn_resnet50_fpn":45}  median {median:6.0f} ms, 95 % '
@@ -143,16 +146,35 @@ def network_milliseconds(models):
     return times
 
 
-def segmenter_milliseconds(weights):
-    """Return median and 95th percentile of the time for an image of the demo, by runtime."""
+def model_milliseconds(path):
+    """Return the median time of a keypoint model's network, as the pipeline runs it."""
+    import torch
+    from .keypoints.checkpoint import Checkpoint
+    from .keypoints.predictor import KeypointPredictor
+    torch.set_num_threads(1)
+    predictor = KeypointPredictor(Checkpoint.load(path))
+    shape = len(LOOKS), predictor.size, predictor.size
+    images, masks = np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)
+    return _times(lambda: predictor.predict(images, masks))[0]
+
+
+def segmenter_milliseconds(weights, threads=1):
+    """
+    Return median and 95th percentile of the time for an image of the demo, by runtime.
+
+    All runtimes on one thread, the default alone on more.
+
+    """
     import torch
     from .runtimes import fastest, missing_packages, RUNTIMES
     from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     image = DemoScene(0).frame(1.0).image
     times = {}
     for runtime in ('eager, channels first', *RUNTIMES):
         name = runtime.split(',')[0]
+        if threads > 1 and runtime != fastest('cpu'):
+            continue
         missing = missing_packages(name)
         if missing:
             print(f'  {name}: {", ".join(missing)} not installed')

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 
 from .mask_rcnn import (
     build_network, copy_fitting, early_layers, LITE, load_checkpoint, load_pretrained,
-    MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint, VARIANTS)
+    MaskRCNNConfig, MaskRCNNSegmenter, save_checkpoint, SCALES, VARIANTS)
 from ..devices import agree, join_processes, machine_name, torch_device
 from ..errors import InputError
 from ..object_model import load_object
@@ -628,7 +628,8 @@ def evaluate(network, config, meshes, count, device='cpu', min_score=0.5):
                                'recall': round(found[name] / max(wanted[name], 1), 3),
                                'iou': round(overlaps[name] / max(found[name], 1), 3)}
                         for name in config.labels},
-            'scenes': count, 'min_score': min_score, 'false': round(wrong / count, 3),
+            'scenes': count, 'date': date.today().isoformat(), 'min_score': min_score,
+            'false': round(wrong / count, 3),
             'empty_scenes': EMPTY_SCENES, 'false_empty': round(wrong_empty / EMPTY_SCENES, 3)}
 
 
@@ -642,10 +643,11 @@ def model_card(config, facts):
     start = '' if before is None else (
         f"\n- Started from: the segmenter of {', '.join(before['labels'])} ({before['minutes']} "
         f"minutes,\n  {before['threads']} CPU threads)")
-    network = "torchvision's maskrcnn_resnet50_fpn_v2"
+    network, sizes = "torchvision's maskrcnn_resnet50_fpn_v2", ''
     if config.variant in LITE:
         network = (f'Mask R-CNN with EfficientNet-Lite{LITE[config.variant]} (ImageNet weights) '
                    f'and a feature pyramid of\n{config.channels} channels')
+        sizes = ', then seen at\n{:.0%} and {:.0%} of that'.format(*SCALES)
     time_and_data = f"""- Time: {facts['minutes']} minutes, {facts['threads']} CPU threads, \
 {facts.get('steps')} steps of
   {facts.get('batch', BATCH)} images{start}
@@ -663,13 +665,14 @@ def model_card(config, facts):
             'backgrounds and\n  distractors; no photographs')
     return f"""# Segmenter of {', '.join(config.labels)}
 
-{network}; images are resized to {config.long_side} x {config.short_side}.
+{network}; images are resized to {config.long_side} x {config.short_side}{sizes}.
 
 - Command: `{facts['command']}`
 - Date, machine: {facts['date']}; {facts.get('machine', 'unknown')}
 {time_and_data}
 
-On {scores['scenes']} held-back virtual scenes, at a score of {scores['min_score']} or more:
+On {scores['scenes']} held-back virtual scenes ({scores['date']}), at a score of \
+{scores['min_score']} or more:
 
 | object | instances seen to 40 % or more | recall at mask IoU 0.5 | mean mask IoU of those |
 |---|---|---|---|
