@@ -318,7 +318,8 @@ def train(model, mesh, config, output, device='auto', source=None):
     workers = 0 if not on_cpu else max(1, min(cores // 2, 8))
     if on_cpu:
         keep_freed_memory()
-        torch.set_num_threads(max(1, cores - workers))
+        # Drawing crops takes a third of the time that learning from them does.
+        torch.set_num_threads(max(1, cores - workers // 2))
     say = print if rank == 0 else (lambda *_: None)
     path = output / (model.name + SUFFIX[config.network_input])
     if model.name in RESERVED:

@@ -504,17 +504,17 @@ class MaskRCNNSegmenter:
         # Once more, in the boxes that this gave: they are nearer to the things, and those of it
         # nearer still (docs/segmentation.md).
         boxes = heads.box_coder.decode(changes, [proposals])  # (N, classes, 4)
-        likeliest = chances[:, 1:].argmax(1) + 1
-        proposals = clip_boxes_to_image(boxes[torch.arange(len(boxes)), likeliest],
-                                        images[0].shape[:2])
+        likeliest = (chances[:, 1:].argmax(1) + 1)[:, None, None].expand(-1, 1, 4)
+        proposals = clip_boxes_to_image(boxes.gather(1, likeliest)[:, 0], images[0].shape[:2])
         chances, changes = self._classify(views, proposals)
         boxes, scores, labels = (one[0] for one in heads.postprocess_detections(
             chances.clamp(min=1e-9).log(), changes, [proposals], [images[0].shape[:2]]))
         kept = scores >= self._min_score
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         masks = torch.stack([
-            heads.mask_predictor(heads.mask_head(view.pool(heads.mask_roi_pool, boxes)))
-            [torch.arange(len(labels)), labels].sigmoid() for view in views]).mean(0)
+            heads.mask_predictor(heads.mask_head(view.pool(heads.mask_roi_pool, boxes))).sigmoid()
+            for view in views]).mean(0)  # (N, classes, M, M)
+        masks = masks[torch.arange(len(labels), device=labels.device), labels]
         order = torch.argsort(-scores, stable=True)
         boxes, scores, labels, masks = (one[order].float().cpu().numpy()
                                         for one in (boxes, scores, labels, masks))
