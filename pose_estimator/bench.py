@@ -73,13 +73,13 @@ def _crops_and_poses(models, cores):
 def _segmenters(models):
     for weights in sorted(models.glob('*segmenter.safetensors'))[:1]:
         for threads in (1, 2):
-            print(f'\n{weights.name}, an image of 640 x 480, {threads} threads:')
+            print(f'\n{weights.name}, an image of 640 x 480, threads: {threads}')
             for name, (median, late) in segmenter_milliseconds(weights, threads).items():
                 print(f'  {name:45}  median {median:6.0f} ms, 95 % {late:6.0f} ms')
         print(f'  peak memory of this process so far: {peak_megabytes():.0f} MB')
         median, late = stock_milliseconds()
-        print(f'  {"torchvision maskrcnn_resnet50_fpn":45}  median {median:6.0f} ms, 95 % '
-              f'{late:6.0f} ms')
+        name = 'torchvision maskrcnn_resnet50_fpn, 1 thread'
+        print(f'  {name:45}  median {median:6.0f} ms, 95 % {late:6.0f} ms')
 
 
 def crops_per_second(network_input, size):
@@ -197,6 +197,7 @@ def stock_milliseconds():
     import torch
     from torchvision.models.detection import maskrcnn_resnet50_fpn
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
     image = torch.from_numpy(DemoScene(0).frame(1.0).image).permute(2, 0, 1).float() / 255
 

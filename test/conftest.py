@@ -47,10 +47,14 @@ def quick(monkeypatch):
     """Measure models, in this process, on 48 virtual crops of 24 views instead of 1,280 of 384."""
     from dataclasses import replace
     from pose_estimator.keypoints import report, train
+    import torch
+    threads = torch.get_num_threads()
     monkeypatch.setattr(report, 'SAMPLES', 48)
     views = train.render_views
     monkeypatch.setattr(train, 'render_views', lambda model, mesh, config, seed, show=True: views(
         model, mesh, replace(config, views=24), seed, show))
+    yield
+    torch.set_num_threads(threads)  # which a training changes
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -22,7 +22,7 @@ import pytest
 torch = pytest.importorskip('torch')
 
 from pose_estimator.runtimes import fastest, missing_packages, RUNTIMES  # noqa: E402, I100
-from pose_estimator.segmentation import train  # noqa: E402
+from pose_estimator.segmentation import mask_rcnn, train  # noqa: E402
 from pose_estimator.segmentation.backbone import EfficientNetLite, mix_styles  # noqa: E402
 from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
     build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, paste_mask,
@@ -174,11 +174,11 @@ def test_twice_the_same_size_is_as_good_as_once(checkpoint):
     network, config, _ = load_checkpoint(checkpoint)
     names = ['background', *config.labels]
     twice = MaskRCNNSegmenter(network, names, 96, 128, min_score=0.0, runtime='eager',
-                              scales=(1.0, 1.0)).segment(image)
+                              scales=(1.0, 1.0), twice=True).segment(image)
     # Two sizes share the proposals.
     network.rpn._post_nms_top_n['testing'] //= 2
     once = MaskRCNNSegmenter(network, names, 96, 128, min_score=0.0,
-                             runtime='eager').segment(image)
+                             runtime='eager', twice=True).segment(image)
     assert once and [one.label for one in once] == [one.label for one in twice]
     for first, second in zip(once, twice):
         assert abs(first.score - second.score) < 1e-5
@@ -192,13 +192,22 @@ def test_things_lie_at_the_same_place_in_all_sizes():
     image = DemoScene(0).frame(1.0).image
     network, config, _ = load_checkpoint(ROOT / 'models/segmenter.safetensors')
     names = ['background', *config.labels]
-    once, both = (MaskRCNNSegmenter(network, names, 480, 640, min_score=0.8, scales=scales)
+    once, both = (MaskRCNNSegmenter(network, names, 480, 640, min_score=0.8, scales=scales,
+                                    twice=scales != (1.0,))
                   .segment(image) for scales in ((1.0,), (0.7, 1.2)))
     assert len(both) >= 2
     for one in both:
         near = max((box_iou(one.box, other.box), mask_iou(one.mask, other.mask))
                    for other in once if other.label == one.label)
         assert near > (0.8, 0.8)
+
+
+def test_masks_of_a_larger_size_lie_where_those_of_the_first_do():
+    view = mask_rcnn._View({}, (120, 160), torch.full((4,), 1.6), torch.zeros(0, 4))
+    boxes = torch.tensor([[0.0, 10.0, 40.0, 70.0]])
+    # The centre of pixel p, of the first size, is that of pixel (p + 0.5) * 1.6 - 0.5.
+    assert torch.allclose(view.pool(lambda _, where, sides: where[0], view.shifted(boxes)),
+                          (boxes + 0.5) * 1.6 - 0.5)
 
 
 def test_segmenter_refuses(checkpoint):
@@ -472,8 +481,6 @@ def test_class_map_ignores_and_counts(checkpoint):
 
 
 def test_coco_without_internet(monkeypatch):
-    from pose_estimator.segmentation import mask_rcnn
-
     def fails(**_):
         raise OSError('no route to host')
     monkeypatch.setattr(mask_rcnn, 'maskrcnn_resnet50_fpn_v2', fails)

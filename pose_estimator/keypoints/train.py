@@ -318,7 +318,8 @@ def train(model, mesh, config, output, device='auto', source=None):
     workers = 0 if not on_cpu else max(1, min(cores // 2, 8))
     if on_cpu:
         keep_freed_memory()
-        # Drawing crops takes a third of the time that learning from them does.
+        # Drawing crops takes a third of the time that learning from them does (measured on two
+        # cores, which learn in two threads beside one process that draws).
         torch.set_num_threads(max(1, cores - workers // 2))
     say = print if rank == 0 else (lambda *_: None)
     path = output / (model.name + SUFFIX[config.network_input])

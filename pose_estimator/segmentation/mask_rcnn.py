@@ -145,6 +145,16 @@ class _View:
         """Return the features of boxes, shape (N, 4), that are in pixels of the first size."""
         return pooling(self.features, [boxes * self.factors], [self.sides])
 
+    def shifted(self, boxes):
+        """
+        Return boxes whose masks lie in this size where those of `boxes` lie in the first.
+
+        roi_align takes the centre of the first pixel as (0, 0), see paste_mask, and half a pixel
+        is less of a larger image.
+
+        """
+        return boxes + (0.5 - 0.5 / self.factors)
+
 
 def build_network(config):
     """
@@ -324,6 +334,8 @@ class MaskRCNNSegmenter:
         One of runtimes.RUNTIMES; default: the fastest that is there.
     scales : sequence of float
         The image is looked at so many times, each time at these times its size.
+    twice : bool
+        Whether regions are classified once more in the boxes that come out.
 
     Attributes
     ----------
@@ -335,7 +347,7 @@ class MaskRCNNSegmenter:
     """
 
     def __init__(self, network, names, short_side, long_side, device='cpu', min_score=0.5,
-                 class_map=None, runtime=None, scales=(1.0,)):
+                 class_map=None, runtime=None, scales=(1.0,), twice=False):
         unknown = sorted(set(class_map or ()) - set(names[1:]))
         if unknown:
             raise InputError(f'class_map: expected classes of the segmenter '
@@ -347,7 +359,8 @@ class MaskRCNNSegmenter:
                            else dict(class_map))
         self.labels = tuple(dict.fromkeys(self._class_map.values()))
         self.ignored = Counter()
-        self._sides, self._scales, self._is_reduced = (short_side, long_side), scales, False
+        self._sides, self._is_reduced = (short_side, long_side), False
+        self._scales, self._twice = scales, twice
         self._device = torch_device(device)
         self._network = network.to(self._device).eval()
         self._min_score = min_score
@@ -378,9 +391,9 @@ class MaskRCNNSegmenter:
     @classmethod
     def of(cls, network, config, device='cpu', min_score=0.5, class_map=None, runtime=None):
         """Return the segmenter of a network and its MaskRCNNConfig."""
+        is_light = config.variant in LITE  # for which alone this was measured
         return cls(network, ['background', *config.labels], config.short_side, config.long_side,
-                   device, min_score, class_map, runtime,
-                   SCALES if config.variant in LITE else (1.0,))
+                   device, min_score, class_map, runtime, SCALES if is_light else (1.0,), is_light)
 
     @classmethod
     def coco(cls, device='cpu', min_score=0.5, class_map=None):
@@ -501,18 +514,19 @@ class MaskRCNNSegmenter:
         heads = self._network.roi_heads
         proposals = torch.cat([view.proposals for view in views])
         chances, changes = self._classify(views, proposals)
-        # Once more, in the boxes that this gave: they are nearer to the things, and those of it
-        # nearer still (docs/segmentation.md).
-        boxes = heads.box_coder.decode(changes, [proposals])  # (N, classes, 4)
-        likeliest = (chances[:, 1:].argmax(1) + 1)[:, None, None].expand(-1, 1, 4)
-        proposals = clip_boxes_to_image(boxes.gather(1, likeliest)[:, 0], images[0].shape[:2])
-        chances, changes = self._classify(views, proposals)
+        if self._twice:
+            # What is seen in boxes nearer to the things is surer (docs/segmentation.md).
+            boxes = heads.box_coder.decode(changes, [proposals]).reshape(*chances.shape, 4)
+            likeliest = (chances[:, 1:].argmax(1) + 1)[:, None, None].expand(-1, 1, 4)
+            proposals = clip_boxes_to_image(boxes.gather(1, likeliest)[:, 0], images[0].shape[:2])
+            chances, changes = self._classify(views, proposals)
         boxes, scores, labels = (one[0] for one in heads.postprocess_detections(
             chances.clamp(min=1e-9).log(), changes, [proposals], [images[0].shape[:2]]))
         kept = scores >= self._min_score
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         masks = torch.stack([
-            heads.mask_predictor(heads.mask_head(view.pool(heads.mask_roi_pool, boxes))).sigmoid()
+            heads.mask_predictor(heads.mask_head(
+                view.pool(heads.mask_roi_pool, view.shifted(boxes)))).sigmoid()
             for view in views]).mean(0)  # (N, classes, M, M)
         masks = masks[torch.arange(len(labels), device=labels.device), labels]
         order = torch.argsort(-scores, stable=True)
@@ -529,7 +543,7 @@ class MaskRCNNSegmenter:
             *((functional.softmax(logits, -1), changes) for logits, changes in seen)))
 
     def _view(self, image, first):
-        """Return the _View of an image; `first` are the sides of the first of its sizes."""
+        """Return the _View of an image; `first` are height and width in the first of its sizes."""
         height, width = image.shape[:2]
         tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
         tensor = tensor.permute(2, 0, 1)[None].float().mul_(self._gain).sub_(self._offset)
