@@ -186,6 +186,39 @@ def test_twice_the_same_size_is_as_good_as_once(checkpoint):
         assert (first.mask != second.mask).sum() <= 2
 
 
+def test_regions_are_classified_again_where_the_likeliest_class_moves_them(checkpoint):
+    network, config, _ = load_checkpoint(checkpoint)
+    segmenter = MaskRCNNSegmenter(network, ['background', *config.labels], 96, 128,
+                                  min_score=0.0, runtime='eager', twice=True)
+    seen = []
+
+    def classify(views, regions):
+        seen.append(regions)
+        chances = torch.tensor([[0.1, 0.2, 0.7]]).repeat(len(regions), 1)
+        changes = torch.zeros(len(regions), 3, 4)
+        changes[:, 1, 0], changes[:, 2, 0] = -3, 1  # in tenths of a box's width, by class
+        return chances, changes.flatten(1)
+
+    segmenter._classify = classify
+    segmenter.segment(np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    first, second = seen
+    width = first[:, 2] - first[:, 0]
+    torch.testing.assert_close(second[:, 0::2],
+                               (first[:, 0::2] + width[:, None] / 10).clamp(0, 128))
+    torch.testing.assert_close(second[:, 1::2], first[:, 1::2])
+
+
+def test_light_variants_alone_look_in_two_sizes_and_twice():
+    for variant, sizes, twice in (('fast', mask_rcnn.SCALES, True), ('accurate', (1.0,), False)):
+        config = MaskRCNNConfig(('book', 'cup'), variant, short_side=96, long_side=128)
+        segmenter = MaskRCNNSegmenter.of(build_network(config), config, runtime='eager')
+        views = []
+        segmenter._detect = lambda images: views.extend(images) or ([], [], [], [])
+        segmenter.segment(np.zeros((96, 128, 3), np.uint8))
+        assert [view.shape[0] for view in views] == [round(96 * size) for size in sizes]
+        assert segmenter._twice == twice
+
+
 def test_things_lie_at_the_same_place_in_all_sizes():
     pytest.importorskip('trimesh')
     from pose_estimator.demo.scene import DemoScene

@@ -363,7 +363,6 @@ class MaskRCNNSegmenter:
         self._scales, self._twice = scales, twice
         self._device = torch_device(device)
         self._network = network.to(self._device).eval()
-        self._min_score = min_score
         self._network.roi_heads.score_thresh = min_score
         # On GPUs in float32, as it was measured.
         is_on_cpu = self._device.type == 'cpu'
@@ -522,15 +521,12 @@ class MaskRCNNSegmenter:
             chances, changes = self._classify(views, proposals)
         boxes, scores, labels = (one[0] for one in heads.postprocess_detections(
             chances.clamp(min=1e-9).log(), changes, [proposals], [images[0].shape[:2]]))
-        kept = scores >= self._min_score
-        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         masks = torch.stack([
             heads.mask_predictor(heads.mask_head(
                 view.pool(heads.mask_roi_pool, view.shifted(boxes)))).sigmoid()
             for view in views]).mean(0)  # (N, classes, M, M)
         masks = masks[torch.arange(len(labels), device=labels.device), labels]
-        order = torch.argsort(-scores, stable=True)
-        boxes, scores, labels, masks = (one[order].float().cpu().numpy()
+        boxes, scores, labels, masks = (one.float().cpu().numpy()
                                         for one in (boxes, scores, labels, masks))
         return boxes, [self._names[int(label)] for label in labels], scores, masks
 
