@@ -17,7 +17,7 @@ from .keypoints.predictor import KeypointPredictor
 from .pnp import PnPResult, propose, settle
 from .refinement.refiner import FILE, NOT_REFINED, Refiner
 from .scoring import (
-    distance_factor, DISTANCE_UNSURE, pose_features, score, silhouette_agreement)
+    calibration_of, distance_factor, DISTANCE_UNSURE, pose_features, score, silhouette_agreement)
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 # Names of other weights in a directory of models.
@@ -41,6 +41,9 @@ LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
 # box how far the thing reaches. Poses this many times as large as the box, or as small, are of no
 # use.
 LOOK_AGAIN, BELIEVED = 0.05, 2.5
+# A pose that is less sure than this is looked for once more by networks that do not see the mask,
+# which may be wrong; the surer of both counts.
+SURE_ENOUGH = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +130,7 @@ class Evidence:
                              self.agreement, self.refinement, self.crop.size, diameter)
 
 
-def gather(predictor, image, instances, camera, refiner=None):
+def gather(predictor, image, instances, camera, refiner=None, use_masks=True):
     """
     Find the keypoints of instances of one object and solve for their poses.
 
@@ -143,13 +146,15 @@ def gather(predictor, image, instances, camera, refiner=None):
         The one that took the image.
     refiner : Refiner or None
         What mends the poses; None: they stay as the keypoints have them.
+    use_masks : bool
+        Show the networks the masks; else these are only compared with the poses found.
 
     Returns
     -------
     list of Evidence
 
     """
-    evidence = _look(predictor, image, instances, camera, refiner)
+    evidence = _look(predictor, image, instances, camera, refiner, use_masks)
     if refiner is None:
         return evidence  # not exact enough to say where else to look
     again = {}
@@ -158,15 +163,15 @@ def gather(predictor, image, instances, camera, refiner=None):
         if box is not None:
             again[index] = replace(instance, box=box)
     if again:
-        second = _look(predictor, image, list(again.values()), camera, refiner)
+        second = _look(predictor, image, list(again.values()), camera, refiner, use_masks)
         for index, one in zip(again, second):
             if one.result.pose is not None:
                 evidence[index] = one
     return evidence
 
 
-def _look(predictor, image, instances, camera, refiner):
-    """Return Evidence of instances, looked at once, in their boxes."""
+def _look(predictor, image, instances, camera, refiner, use_masks):
+    """Return Evidence of instances, looked at once, in their boxes; see gather."""
     crops = [CropCamera.look_at(camera, instance.box, predictor.size,
                                 predictor.checkpoint.margin) for instance in instances]
     looks = [crop.turned(*look) for crop in crops for look in LOOKS]
@@ -174,7 +179,7 @@ def _look(predictor, image, instances, camera, refiner):
     masks = np.stack([look.crop(mask) for look, mask in
                       zip(looks, [mask for mask in full for _ in LOOKS])])
     rgb = None if image is None else np.stack([look.crop(image) for look in looks])
-    found = predictor.predict(rgb, masks)
+    found = predictor.predict(rgb, masks if use_masks else np.zeros_like(masks))
     points = predictor.checkpoint.model.keypoints
     evidence = []
     for index, crop in enumerate(crops):
@@ -201,11 +206,13 @@ def _look(predictor, image, instances, camera, refiner):
         result = settle(pose, points, near, mass, crop.K, crop.size)
         evidence.append(Evidence(crop, seen, mean, confidence, disagreement, likelihood,
                                  np.zeros(2), NOT_REFINED, result))
-    evidence = [_brought_near(one, predictor.checkpoint)
+    taught = calibration_of(predictor.checkpoint.calibration, use_masks).get('distance')
+    evidence = [_brought_near(one, predictor.checkpoint.model.diameter, taught)
                 for one in _compared(evidence, predictor.checkpoint)]
     if refiner is not None:
-        evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image, instances,
-                         camera)
+        evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image,
+                         [one.mask if use_masks else np.zeros_like(one.mask)
+                          for one in instances], camera)
     return _compared(evidence, predictor.checkpoint)
 
 
@@ -235,17 +242,16 @@ def _compared(evidence, checkpoint):
             for one in evidence]
 
 
-def _brought_near(one, checkpoint):
+def _brought_near(one, diameter, taught):
     """Return evidence whose pose is as far away as virtual crops have taught that it is."""
-    taught = checkpoint.calibration.get('distance')
     if one.result.pose is None or not taught:
         return one
-    factor = distance_factor(one.features(checkpoint.model.diameter), taught)
+    factor = distance_factor(one.features(diameter), taught)
     pose = one.result.pose
     return replace(one, result=replace(one.result, pose=Pose(pose.R_m2c, pose.t_m2c * factor)))
 
 
-def _mend(refiner, surface, evidence, image, instances, camera):
+def _mend(refiner, surface, evidence, image, masks, camera):
     """Return the evidence with the poses that the refiner makes of those found."""
     found = [index for index, one in enumerate(evidence) if one.result.pose is not None]
     poses = []
@@ -253,7 +259,7 @@ def _mend(refiner, surface, evidence, image, instances, camera):
         crop, pose = evidence[index].crop, evidence[index].result.pose
         poses.append(Pose(crop.R_cam2crop.T, np.zeros(3)).compose(pose))
     mended = refiner.refine([surface] * len(found), poses, image,
-                            [instances[index].mask for index in found], camera)
+                            [masks[index] for index in found], camera)
     evidence = list(evidence)
     for index, one in zip(found, mended):
         if one is None:
@@ -447,13 +453,27 @@ class PoseEstimator:
         return [poses[index] for index in sorted(poses)]
 
     def _estimate_group(self, name, image, instances, camera):
-        """Return the ObjectPoses of instances of one object, in one pass of the network."""
-        predictor = self._predictors[name]
-        evidence = gather(predictor, image if self.needs_image else None, instances, camera,
-                          self._refiner)
-        return [self._judge(name, instance, one) for instance, one in zip(instances, evidence)]
+        """Return the ObjectPoses of instances of one object, found together."""
+        found = self._find(name, image if self.needs_image else None, instances, camera)
+        unsure = [index for index, one in enumerate(found) if one.score < SURE_ENOUGH]
+        if self._refiner is None or not unsure:
+            return found
+        blind = self._find(name, image, [instances[index] for index in unsure], camera,
+                           use_masks=False)
+        for index, one in zip(unsure, blind):
+            if one.score > found[index].score:
+                found[index] = one
+        return found
 
-    def _judge(self, name, instance, evidence):
+    def _find(self, name, image, instances, camera, use_masks=True):
+        """Return the ObjectPoses of instances of one object; see gather."""
+        evidence = gather(self._predictors[name], image, instances, camera, self._refiner,
+                          use_masks)
+        calibration = calibration_of(self._predictors[name].checkpoint.calibration, use_masks)
+        return [self._judge(name, instance, one, calibration)
+                for instance, one in zip(instances, evidence)]
+
+    def _judge(self, name, instance, evidence, calibration):
         """Return the ObjectPose of one instance, with its score, in the camera's frame."""
         checkpoint = self._predictors[name].checkpoint
         crop, result, confidence = evidence.crop, evidence.result, evidence.confidence
@@ -462,14 +482,14 @@ class PoseEstimator:
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, result.reason)
         features = evidence.features(checkpoint.model.diameter)
-        chance = score(features, checkpoint.calibration)
+        chance = score(features, calibration)
         if self._refiner is not None and evidence.refinement is NOT_REFINED:
             # Score and covariance were fitted to mended poses, and this one is odd besides.
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, 'the pose cannot be compared with the image')
         # From the crop camera's frame to the real one's.
         result = result.turned(crop.R_cam2crop.T)
-        covariance = result.covariance * checkpoint.calibration.get('covariance_scale', 1.0)
+        covariance = result.covariance * calibration.get('covariance_scale', 1.0)
         origin = result.pose.t_m2c
         covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
                                                     - np.outer(origin, origin))

@@ -92,6 +92,19 @@ def silhouette_agreement(mask, pixels):
     return np.array([both / max(seen.sum(), 1), both / max(drawn.sum(), 1)])
 
 
+def calibration_of(calibration, use_masks):
+    """
+    Return the part of a model's calibration for networks that are shown the mask, or are not.
+
+    Returns
+    -------
+    calibration : dict
+        For score and distance_factor; empty where there is none.
+
+    """
+    return calibration if use_masks else calibration.get('without_mask', {})
+
+
 def score(features, calibration):
     """Return the chance 0..1 that a pose with these features is right."""
     return float(1 / (1 + np.exp(-(_scaled(features, calibration)

@@ -15,8 +15,8 @@ from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.predictor import KeypointPredictor, Keypoints
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import (
-    find_models, gather, LOOKS, PoseEstimator, SHIFTED_ALIKE, TURNED_ALIKE)
-from pose_estimator.refinement.refiner import FILE, Refiner, save_refiner
+    find_models, gather, LOOKS, PoseEstimator, SHIFTED_ALIKE, SURE_ENOUGH, TURNED_ALIKE)
+from pose_estimator.refinement.refiner import FILE, Refined, Refiner, save_refiner
 from pose_estimator.refinement.surface import Surface
 from pose_estimator.scoring import (
     DISTANCE_UNSURE, FEATURES, silhouette_agreement, sure_score)
@@ -32,9 +32,9 @@ CAMERAS = {
                                  [0.01, -0.005, 0.001, 0.0], 'equidistant')}
 # A score that is 0.88 for keypoints that agree.
 COUNT = len(FEATURES)
-CALIBRATION = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT,
-               'weights': [2.0] + [0.0] * (COUNT - 1), 'bias': 0.0,
-               'distance': {}, 'refiner': Refiner.shipped().fingerprint}
+FITTED = {'mean': [0.0] * COUNT, 'scale': [1.0] * COUNT,
+          'weights': [2.0] + [0.0] * (COUNT - 1), 'bias': 0.0, 'distance': {}}
+CALIBRATION = {**FITTED, 'without_mask': FITTED, 'refiner': Refiner.shipped().fingerprint}
 
 
 @pytest.fixture(scope='module')
@@ -195,10 +195,61 @@ def test_what_a_box_leaves_out_is_looked_at_again(mesh, looked_at):
     assert look(whole + height * np.array([-1, -1, 1, 1])) == 1
 
 
+def test_poses_in_doubt_are_looked_for_without_the_mask_too(mesh, monkeypatch):
+    camera, model = CAMERAS['rectified'], mesh[0]
+    truth = Pose(random_rotations(np.random.default_rng(1), 1)[0], (0.1, 0.0, 0.7))
+    seen = RayCaster(mesh[1]).render(truth, camera.K, 640, 480).mask
+    instance = Instance('cup', 0.9, mask_box(seen), seen, 1)
+    image = np.zeros((480, 640, 3), np.uint8)
+    shown = []
+
+    class Watched(Oracle):
+        def predict(self, rgb, masks):
+            shown.append(('keypoints', masks.any()))
+            return super().predict(rgb, masks)
+
+    def mend(surfaces, poses, image, masks, camera):
+        shown.extend(('refiner', mask.any()) for mask in masks)
+        return [Refined(pose, np.eye(6) * 1e-6, 1.0, 1.0, 1.0, 1.0) for pose in poses]
+
+    def look(with_mask, without, refine=True):
+        calibration = {**CALIBRATION, 'bias': with_mask,
+                       'without_mask': {**FITTED, 'bias': without, 'covariance_scale': 4.0}}
+        checkpoint = replace(make_checkpoint(model), calibration=calibration)
+        estimator = PoseEstimator([checkpoint], min_score=0.0, refine=refine)
+        estimator._predictors['cup'] = Watched(checkpoint, camera, truth)
+        if refine:
+            monkeypatch.setattr(estimator._refiner, 'refine', mend)
+        shown.clear()
+        found, = estimator.estimate(image, [instance], camera)
+        np.testing.assert_allclose(found.pose.t_m2c, truth.t_m2c, atol=2e-3)
+        return found
+
+    def chance(bias):
+        return pytest.approx(1 / (1 + np.exp(-2 - bias)))
+
+    with_mask = [('keypoints', True), ('refiner', True)]
+    without = [('keypoints', False), ('refiner', False)]
+    sure = look(-2.0, 5.0)
+    assert SURE_ENOUGH < sure.score == chance(-2) and shown == with_mask
+    doubted = look(-3.0, 1.0)
+    assert doubted.score == chance(1) and shown == with_mask + without
+    # Each way has a calibration of its own.
+    np.testing.assert_allclose(doubted.covariance - sure.covariance, 3e-6 * np.eye(6), atol=1e-9)
+    assert look(-3.0, -4.0).score == chance(-3) and shown == with_mask + without
+    # Scores tell nothing of poses that are not mended.
+    assert look(-3.0, 1.0, refine=False).score == chance(-3) and shown == with_mask[:1]
+    # What is not shown is compared with the pose all the same.
+    oracle = Watched(make_checkpoint(model), camera, truth)
+    found, = gather(oracle, image, [instance], camera, use_masks=False)
+    assert not shown.pop()[1] and found.mask.any()
+
+
 def test_scores_of_another_version_are_refused(mesh):
     checkpoint = make_checkpoint(mesh[0])
     for calibration in ({**CALIBRATION, 'weights': [0.0] * 3},
-                        {key: CALIBRATION[key] for key in CALIBRATION if key != 'distance'}):
+                        *({key: CALIBRATION[key] for key in CALIBRATION if key != missing}
+                          for missing in ('distance', 'without_mask'))):
         with pytest.raises(InputError, match='cup: expected a score fitted by this version'):
             PoseEstimator([checkpoint, replace(checkpoint, calibration=calibration)])
 

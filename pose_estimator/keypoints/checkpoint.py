@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..object_model import ObjectModel
 from ..packing import packed, unpacked
 from ..refinement.surface import Surface
-from ..scoring import FEATURES
+from ..scoring import calibration_of, FEATURES
 
 FORMAT = 'pose_estimator.keypoints.1'
 INPUTS = ('mask', 'rgb_mask')
@@ -65,9 +65,11 @@ class Checkpoint:
     @property
     def is_calibrated(self):
         """Whether score and distance were fitted by this version of the package."""
-        return (len(self.calibration.get('weights', ())) == len(FEATURES)
-                and 'distance' in self.calibration
-                and (self.surface is None) == (self.network_input == 'mask'))
+        ways = (True,) if self.surface is None else (True, False)
+        fitted = [calibration_of(self.calibration, way) for way in ways]
+        return ((self.surface is None) == (self.network_input == 'mask')
+                and all(len(one.get('weights', ())) == len(FEATURES) and 'distance' in one
+                        for one in fitted))
 
     def network(self):
         """Return the StackedHourglass with its weights, in eval mode."""

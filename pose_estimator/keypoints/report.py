@@ -10,12 +10,12 @@ from .predictor import KeypointPredictor
 from ..camera import CropCamera, PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
-from ..pipeline import gather
+from ..pipeline import gather, SURE_ENOUGH
 from ..pose_error import add, adi
 from ..refinement.refiner import Refiner
 from ..scoring import (
-    calibration_error, DISTANCE_UNSURE, FEATURES, fit_calibration, fit_distance, RIGHT, score,
-    sure_score)
+    calibration_error, calibration_of, DISTANCE_UNSURE, FEATURES, fit_calibration, fit_distance,
+    RIGHT, score, sure_score)
 
 # With half as many, what can be published (at95) still changes by a tenth to a third from one draw
 # to another (docs/experiments.md).
@@ -53,6 +53,66 @@ class Findings:
     pictures: list
 
 
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """
+    What became of one sample.
+
+    Attributes
+    ----------
+    features : array, shape (F,)
+        What the score sees.
+    is_right : bool
+        By ADD, or ADD-S where the object has symmetries.
+    share : float
+        The chance to be right where distances are as unsure as real ones.
+    nees : float
+        Normalised squared error, NaN where the pose is wrong.
+    shift, angle : float
+        From the true pose, diameters and degrees.
+
+    """
+
+    features: np.ndarray
+    is_right: bool
+    share: float
+    nees: float
+    shift: float
+    angle: float
+
+
+class _Judge:
+    """Tells what became of the samples of one object."""
+
+    def __init__(self, model, network_input):
+        self._model = model
+        self._turns = model.symmetries_for(network_input).transforms(36)
+        self._away = adi if len(self._turns) > 1 else add
+        self._rng = np.random.default_rng(0)
+
+    def outcome(self, seen, true_pose):
+        """Return the _Outcome of Evidence that has a pose."""
+        model, result = self._model, seen.result
+        pose = result.pose
+        nearest = _nearest(pose, true_pose, self._turns, model.points)
+        near = RIGHT * model.diameter
+        is_right = self._away(pose, true_pose, model.points) < near
+        # The score must also hold where nothing is as exact as here.
+        apart = [Pose(true_pose.R_m2c, true_pose.t_m2c * factor)
+                 for factor in np.exp(self._rng.normal(0, DISTANCE_UNSURE, DISTANCES))]
+        share = np.mean([self._away(pose, one, model.points) < near for one in apart])
+        turn = Rotation.from_matrix(pose.R_m2c @ nearest.R_m2c.T).as_rotvec()
+        move = pose.t_m2c - nearest.t_m2c
+        nees = np.nan
+        # By ADD-S a pose may count as right that is none of those that look alike.
+        if add(pose, nearest, model.points) < near:
+            error = np.concatenate([move, turn])
+            nees = error @ np.linalg.pinv(result.covariance) @ error
+        return _Outcome(seen.features(model.diameter), bool(is_right), float(share), float(nees),
+                        float(np.linalg.norm(move) / model.diameter),
+                        float(np.degrees(np.linalg.norm(turn))))
+
+
 def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
     """
     Measure keypoints and poses on virtual crops, and calibrate the score.
@@ -80,87 +140,116 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         refiner = None
     elif refiner is None:
         refiner = Refiner.shipped()
-    model = checkpoint.model
-    distance: dict = {}
+    # With masks, and where those are not all that is seen, without them.
+    ways = (True,) if checkpoint.surface is None else (True, False)
     if fit:
-        distance = _fitted_distances(replace(checkpoint, calibration={}), sampler, easy)
-        checkpoint = replace(checkpoint, calibration={'distance': distance})
+        checkpoint = replace(checkpoint, calibration=_joined(
+            {way: {'distance': distance} for way, distance in
+             _fitted_distances(checkpoint, sampler, easy, ways).items()}))
     predictor = KeypointPredictor(checkpoint)
-    turns = model.symmetries_for(checkpoint.network_input).transforms(36)
-    away = adi if len(turns) > 1 else add
-    point_error, features, found, place = [], [], [], []
-    visible, pictures = [], []
+    judge = _Judge(checkpoint.model, checkpoint.network_input)
+    outcomes = {way: [] for way in ways}
+    point_error, visible, pictures = [], [], []
     for batch in _batches(sampler, easy, 0):
-        for index, (seen, truth, shown) in enumerate(_look(predictor, refiner, batch)):
-            error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
-            best = int(error.mean(1).argmin())
-            point_error.append(error[best])
-            if seen.result.pose is not None:
-                features.append(seen.features(model.diameter))
-                place.append(len(visible))
-                found.append((seen.result, Pose(batch.R_m2c[index].double().numpy(),
-                                                batch.t_m2c[index].double().numpy())))
-            visible.append(float(batch.visible[index]))
-            if len(pictures) < 24:
-                pictures.append((shown, truth[best], seen.pixels, seen.confidence))
-    outcomes, shift, angle, nees = [], [], [], []
-    rng = np.random.default_rng(0)
-    is_right = np.zeros(len(visible), bool)
-    for where, (result, true_pose) in zip(place, found):
-        pose = result.pose
-        nearest = _nearest(pose, true_pose, turns, model.points)
-        is_right[where] = away(pose, true_pose, model.points) < RIGHT * model.diameter
-        # The score must also hold where nothing is as exact as here.
-        apart = [Pose(true_pose.R_m2c, true_pose.t_m2c * factor)
-                 for factor in np.exp(rng.normal(0, DISTANCE_UNSURE, DISTANCES))]
-        outcomes.append([away(pose, one, model.points) < RIGHT * model.diameter
-                         for one in apart])
-        turn = Rotation.from_matrix(pose.R_m2c @ nearest.R_m2c.T).as_rotvec()
-        move = pose.t_m2c - nearest.t_m2c
-        shift.append(np.linalg.norm(move) / model.diameter)
-        angle.append(np.degrees(np.linalg.norm(turn)))
-        # By ADD-S a pose may count as right that is none of those that look alike.
-        if add(pose, nearest, model.points) < RIGHT * model.diameter:
-            error6 = np.concatenate([move, turn])
-            nees.append(error6 @ np.linalg.pinv(result.covariance) @ error6)
-    half, fitted = (len(features) // 2, len(nees) // 2) if fit else (0, 0)
-    right = np.array(outcomes, float).reshape(-1, DISTANCES)
-    share = right.mean(1)
-    calibration = fitted_to_half = checkpoint.calibration
-    if fit and len(features) >= LEAST_FITTED:
-        fitted_to_half = fit_calibration(features[:half], share[:half], nees[:fitted])
-        # Once it is known what half of them is good for, all have a say in the score.
-        calibration = fit_calibration(features, share, nees[:fitted])
-        everything = np.array([score(one, calibration) for one in features])
+        for way in ways:
+            for index, (seen, truth, shown) in enumerate(_look(predictor, refiner, batch, way)):
+                true_pose = Pose(batch.R_m2c[index].double().numpy(),
+                                 batch.t_m2c[index].double().numpy())
+                outcomes[way].append(None if seen.result.pose is None
+                                     else judge.outcome(seen, true_pose))
+                if not way:
+                    continue
+                error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
+                best = int(error.mean(1).argmin())
+                point_error.append(error[best])
+                visible.append(float(batch.visible[index]))
+                if len(pictures) < 24:
+                    pictures.append((shown, truth[best], seen.pixels, seen.confidence))
+    half = len(visible) // 2 if fit else 0
+    calibration = checkpoint.calibration
+    fitted_to_half = {way: calibration_of(calibration, way) for way in ways}
+    if fit:
+        fitted, fitted_to_half = {}, {}
+        for way, found in outcomes.items():
+            taught = calibration_of(calibration, way)
+            fitted_to_half[way] = {**taught, **_fitted(found[:half], found[:half])}
+            # Once it is known what half of them is good for, all have a say in the score.
+            fitted[way] = {**taught, **_fitted(found, found[:half])}
+            # Rather too wide than too narrow: of both halves, the one with the larger errors
+            # counts.
+            left = _nees(found[half:]) / fitted[way]['covariance_scale']
+            if len(left):
+                fitted[way]['covariance_scale'] *= max(1.0, float(left.mean()) / 6)
+        calibration = _joined(fitted)
         # Of the virtual poses as they are: with unsure distances, small things far away could
         # never be sure, however well they are seen.
-        calibration['sure_score'] = sure_score(everything, is_right[place])
-    elif fit:  # a network that finds nothing is never sure
-        count = len(FEATURES)
-        calibration = fitted_to_half = {
-            'mean': [0.0] * count, 'scale': [1.0] * count, 'weights': [0.0] * count, 'bias': -5.0,
-            'covariance_scale': 1.0, 'sure_score': 1.0}
-    if fit:
-        calibration.update(distance=distance, refiner=refiner.fingerprint if refiner else '')
-    chance = np.array([score(one, fitted_to_half) for one in features[half:]])
-    gap = calibration_error(chance, share[half:]) if len(chance) else np.nan
-    left = np.array(nees[fitted:]) / calibration['covariance_scale']
-    if fit and len(left):
-        # Rather too wide than too narrow: of both halves, the one with the larger errors counts.
-        calibration['covariance_scale'] *= max(1.0, float(left.mean()) / 6)
+        taken = [one for one in map(_taken, *_columns(outcomes, fitted)) if one is not None]
+        calibration['sure_score'] = sure_score(
+            np.array([chance for _, chance, _ in taken]),
+            np.array([one.is_right for one, _, _ in taken], bool))
+        calibration['refiner'] = refiner.fingerprint if refiner else ''
+    everything = list(map(_taken, *_columns(outcomes, fitted_to_half)))
+    held_back = [one for one in everything[half:] if one is not None]
+    chance = np.array([chance for _, chance, _ in held_back])
+    gap = (calibration_error(chance, np.array([one.share for one, _, _ in held_back]))
+           if held_back else np.nan)
+    left = np.array([one.nees / fitted_to_half[way]['covariance_scale']
+                     for one, _, way in held_back])
+    left = left[np.isfinite(left)]
+    taken = [one for one, _, _ in filter(None, everything)]
+    is_right = np.array([one is not None and one[0].is_right for one in everything])
     scores = {
         'samples': len(is_right), 'add_0.1d': 100 * float(np.mean(is_right)),
         'keypoint_error_px': float(np.median(np.concatenate(point_error))),
-        'rotation_deg': float(np.median(angle)) if angle else None,
-        'translation_of_diameter': float(np.median(shift)) if shift else None,
-        'no_pose': 100 * (1 - len(features) / len(is_right)),
+        'rotation_deg': float(np.median([one.angle for one in taken])) if taken else None,
+        'translation_of_diameter': float(np.median([one.shift for one in taken]))
+        if taken else None,
+        'no_pose': 100 * (1 - len(taken) / len(is_right)),
         'calibration_error': float(gap),
         'covered_95': 100 * float(np.mean(left <= chi2.ppf(0.95, 6))) if len(left) else None,
         'mean_nees': float(left.mean()) if len(left) else None}
     return Findings(scores, calibration, np.array(visible), is_right, pictures)
 
 
-def _fitted_distances(checkpoint, sampler, easy):
+def _joined(calibrations):
+    """Return as one calibration those with masks (True) and without (False); see scoring.py."""
+    joined = dict(calibrations[True])
+    if False in calibrations:
+        joined['without_mask'] = calibrations[False]
+    return joined
+
+
+def _fitted(found, for_covariance):
+    """Return what fit_calibration makes of _Outcomes, some of them None."""
+    poses = [one for one in found if one is not None]
+    if len(poses) < LEAST_FITTED:  # a network that finds nothing is never sure
+        count = len(FEATURES)
+        return {'mean': [0.0] * count, 'scale': [1.0] * count, 'weights': [0.0] * count,
+                'bias': -5.0, 'covariance_scale': 1.0}
+    return fit_calibration([one.features for one in poses], [one.share for one in poses],
+                           _nees(for_covariance))
+
+
+def _nees(found):
+    """Return the normalised squared errors of the right poses among _Outcomes."""
+    nees = np.array([one.nees for one in found if one is not None])
+    return nees[np.isfinite(nees)]
+
+
+def _columns(outcomes, calibrations):
+    """Return for each way a list of (_Outcome, score, way), None where there is no pose."""
+    return [[one and (one, score(one.features, calibrations[way]), way) for one in found]
+            for way, found in outcomes.items()]
+
+
+def _taken(first, second=None):
+    """Return that of both ways to look at a sample which the pipeline takes."""
+    if second is None or (first is not None and first[1] >= SURE_ENOUGH):
+        return first
+    return second if first is None or second[1] > first[1] else first
+
+
+def _fitted_distances(checkpoint, sampler, easy, ways):
     """
     Return what brings poses as the keypoints have them to their distances.
 
@@ -169,21 +258,23 @@ def _fitted_distances(checkpoint, sampler, easy):
 
     Returns
     -------
-    calibration : dict
-        Of distance_factor; empty where too few poses were found.
+    distances : dict
+        For each way to look, what distance_factor takes; empty where too few poses were found.
 
     """
-    predictor = KeypointPredictor(checkpoint)
-    features, too_far = [], []
+    predictor = KeypointPredictor(replace(checkpoint, calibration={}))
+    features, too_far = {way: [] for way in ways}, {way: [] for way in ways}
     for batch in _batches(sampler, easy, 1):
-        for index, (seen, _, _) in enumerate(_look(predictor, None, batch)):
-            if seen.result.pose is None:
-                continue
-            features.append(seen.features(checkpoint.model.diameter))
-            distances = np.linalg.norm([seen.result.pose.t_m2c,
-                                        batch.t_m2c[index].double().numpy()], axis=1)
-            too_far.append(np.log(distances[0] / distances[1]))
-    return fit_distance(features, too_far) if len(features) >= LEAST_FITTED else {}
+        for way in ways:
+            for index, (seen, _, _) in enumerate(_look(predictor, None, batch, way)):
+                if seen.result.pose is None:
+                    continue
+                features[way].append(seen.features(checkpoint.model.diameter))
+                found, true = np.linalg.norm([seen.result.pose.t_m2c,
+                                              batch.t_m2c[index].double().numpy()], axis=1)
+                too_far[way].append(np.log(found / true))
+    return {way: fit_distance(features[way], too_far[way])
+            if len(too_far[way]) >= LEAST_FITTED else {} for way in ways}
 
 
 def _batches(sampler, easy, seed):
@@ -195,7 +286,7 @@ def _batches(sampler, easy, seed):
     sampler.config = config
 
 
-def _look(predictor, refiner, batch):
+def _look(predictor, refiner, batch, use_masks):
     """
     Yield what the pipeline sees in each picture of a batch.
 
@@ -221,7 +312,7 @@ def _look(predictor, refiner, batch):
         instance = Instance(predictor.checkpoint.model.name, 1.0, box, masks[index] > 0, 1)
         camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
         seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera,
-                       refiner)
+                       refiner, use_masks)
         # As the crop at the box has it, which looks straight ahead, whichever it was seen in.
         first = CropCamera.look_at(camera, box, size, predictor.checkpoint.margin)
         seen = replace(seen, pixels=seen.crop.transfer(seen.pixels, first),
