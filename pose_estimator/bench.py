@@ -103,7 +103,7 @@ def pose_milliseconds(models, network_input, count, threads=1):
     """Return median and 95th percentile of the time for `count` cups."""
     import torch
     torch.set_num_threads(threads)
-    # Unsure poses cost as much as sure ones.
+    # All are given out. A pose in doubt would be looked for twice, but this one is sure.
     estimator = PoseEstimator.from_directory(models, network_input, min_score=0.0,
                                              objects=['cup'])
     # The same cup so many times: the solver has real work with each.

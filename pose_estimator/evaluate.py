@@ -258,7 +258,8 @@ def add_arguments(parser):
                         'models_info.json)')
     parser.add_argument('--no-refinement', action='store_true',
                         help='leave the poses as the keypoints have them, to see what mending '
-                        'them brings; scores are fitted to mended ones')
+                        'them brings; scores are fitted to mended ones, and none of them is '
+                        'looked for without its mask')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, ... (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='where to write the table too')
 

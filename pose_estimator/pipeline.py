@@ -42,8 +42,9 @@ LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
 # use.
 LOOK_AGAIN, BELIEVED = 0.05, 2.5
 # A pose that is less sure than this is looked for once more by networks that do not see the mask,
-# which may be wrong; the surer of both counts.
-SURE_ENOUGH = 0.3
+# which may be wrong; the surer of both counts. What is found so must explain this share of the
+# mask: it could be another one of its kind beside.
+SURE_ENOUGH, EXPLAINED = 0.3, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +309,7 @@ class PoseEstimator:
     refine : bool or Refiner
         Mend poses by drawings of the object, with the shipped Refiner or the given one. Without,
         which is for measuring what that brings, scores only tell the better pose of an object
-        from the worse.
+        from the worse, and nothing is looked for without its mask.
 
     """
 
@@ -455,7 +456,7 @@ class PoseEstimator:
     def _estimate_group(self, name, image, instances, camera):
         """Return the ObjectPoses of instances of one object, found together."""
         found = self._find(name, image if self.needs_image else None, instances, camera)
-        unsure = [index for index, one in enumerate(found) if one.score < SURE_ENOUGH]
+        unsure = [index for index, one in enumerate(found) if not one.score >= SURE_ENOUGH]
         if self._refiner is None or not unsure:
             return found
         blind = self._find(name, image, [instances[index] for index in unsure], camera,
@@ -469,13 +470,13 @@ class PoseEstimator:
         """Return the ObjectPoses of instances of one object; see gather."""
         evidence = gather(self._predictors[name], image, instances, camera, self._refiner,
                           use_masks)
-        calibration = calibration_of(self._predictors[name].checkpoint.calibration, use_masks)
-        return [self._judge(name, instance, one, calibration)
+        return [self._judge(name, instance, one, use_masks)
                 for instance, one in zip(instances, evidence)]
 
-    def _judge(self, name, instance, evidence, calibration):
+    def _judge(self, name, instance, evidence, use_masks):
         """Return the ObjectPose of one instance, with its score, in the camera's frame."""
         checkpoint = self._predictors[name].checkpoint
+        calibration = calibration_of(checkpoint.calibration, use_masks)
         crop, result, confidence = evidence.crop, evidence.result, evidence.confidence
         keypoints = crop.to_image(evidence.pixels)
         if result.pose is None:
@@ -487,6 +488,9 @@ class PoseEstimator:
             # Score and covariance were fitted to mended poses, and this one is odd besides.
             return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
                               result.inliers, np.nan, 'the pose cannot be compared with the image')
+        if not use_masks and evidence.agreement[0] < EXPLAINED:
+            return ObjectPose(name, instance, None, 0.0, None, keypoints, confidence,
+                              result.inliers, np.nan, 'the pose is not where the mask is')
         # From the crop camera's frame to the real one's.
         result = result.turned(crop.R_cam2crop.T)
         covariance = result.covariance * calibration.get('covariance_scale', 1.0)

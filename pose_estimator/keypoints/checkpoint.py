@@ -134,6 +134,7 @@ class Checkpoint:
             if checkpoint.loss not in LOSSES or checkpoint.network_input not in INPUTS:
                 raise ValueError(f'loss {checkpoint.loss!r}, input {checkpoint.network_input!r}')
             len(checkpoint.calibration['weights'])
+            len(calibration_of(checkpoint.calibration, use_masks=False).get('weights', ()))
             with torch.device('meta'):
                 expected = StackedHourglass(checkpoint.config).state_dict()
         except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -10,9 +10,9 @@ from .predictor import KeypointPredictor
 from ..camera import CropCamera, PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
-from ..pipeline import gather, SURE_ENOUGH
+from ..pipeline import EXPLAINED, gather, SURE_ENOUGH
 from ..pose_error import add, adi
-from ..refinement.refiner import Refiner
+from ..refinement.refiner import NOT_REFINED, Refiner
 from ..scoring import (
     calibration_error, calibration_of, DISTANCE_UNSURE, FEATURES, fit_calibration, fit_distance,
     RIGHT, score, sure_score)
@@ -22,6 +22,9 @@ from ..scoring import (
 SAMPLES = 1280
 # Nothing is fitted to fewer poses.
 LEAST_FITTED = 20
+# What there is instead: a network that finds nothing is never sure.
+NEVER_SURE = {'mean': [0.0] * len(FEATURES), 'scale': [1.0] * len(FEATURES),
+              'weights': [0.0] * len(FEATURES), 'bias': -5.0, 'covariance_scale': 1.0}
 # True distances for each sample, as unsure as the real ones, under which poses are right or not.
 DISTANCES = 8
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
@@ -42,7 +45,9 @@ class Findings:
     visible : array, shape (N,)
         Visible share of each sample.
     is_right : array of bool, shape (N,)
+        Of each sample, for the pose that the pipeline takes, with the mask or without.
     pictures : list of (crop (S, S, 3) uint8 RGB, truth (K, 2), found (K, 2), confidence (K,))
+        With the mask.
 
     """
 
@@ -155,8 +160,8 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
             for index, (seen, truth, shown) in enumerate(_look(predictor, refiner, batch, way)):
                 true_pose = Pose(batch.R_m2c[index].double().numpy(),
                                  batch.t_m2c[index].double().numpy())
-                outcomes[way].append(None if seen.result.pose is None
-                                     else judge.outcome(seen, true_pose))
+                outcomes[way].append(judge.outcome(seen, true_pose)
+                                     if _is_usable(seen, refiner, way) else None)
                 if not way:
                     continue
                 error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
@@ -172,6 +177,9 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         fitted, fitted_to_half = {}, {}
         for way, found in outcomes.items():
             taught = calibration_of(calibration, way)
+            if sum(one is not None for one in found) < LEAST_FITTED:
+                fitted[way] = fitted_to_half[way] = {**taught, **NEVER_SURE}
+                continue
             fitted_to_half[way] = {**taught, **_fitted(found[:half], found[:half])}
             # Once it is known what half of them is good for, all have a say in the score.
             fitted[way] = {**taught, **_fitted(found, found[:half])}
@@ -184,9 +192,9 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         # Of the virtual poses as they are: with unsure distances, small things far away could
         # never be sure, however well they are seen.
         taken = [one for one in map(_taken, *_columns(outcomes, fitted)) if one is not None]
-        calibration['sure_score'] = sure_score(
-            np.array([chance for _, chance, _ in taken]),
-            np.array([one.is_right for one, _, _ in taken], bool))
+        calibration['sure_score'] = 1.0 if calibration['bias'] == NEVER_SURE['bias'] else (
+            sure_score(np.array([chance for _, chance, _ in taken]),
+                       np.array([one.is_right for one, _, _ in taken], bool)))
         calibration['refiner'] = refiner.fingerprint if refiner else ''
     everything = list(map(_taken, *_columns(outcomes, fitted_to_half)))
     held_back = [one for one in everything[half:] if one is not None]
@@ -205,6 +213,8 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         'translation_of_diameter': float(np.median([one.shift for one in taken]))
         if taken else None,
         'no_pose': 100 * (1 - len(taken) / len(is_right)),
+        'without_mask': 100 * sum(not one[2] for one in filter(None, everything))
+        / len(is_right) if False in ways else None,
         'calibration_error': float(gap),
         'covered_95': 100 * float(np.mean(left <= chi2.ppf(0.95, 6))) if len(left) else None,
         'mean_nees': float(left.mean()) if len(left) else None}
@@ -219,13 +229,17 @@ def _joined(calibrations):
     return joined
 
 
+def _is_usable(seen, refiner, use_masks):
+    """Return whether the pipeline would give Evidence a score."""
+    if seen.result.pose is None or (refiner is not None and seen.refinement is NOT_REFINED):
+        return False
+    # It would not have looked without a mask where there is none.
+    return use_masks or ((seen.mask > 127).any() and seen.agreement[0] >= EXPLAINED)
+
+
 def _fitted(found, for_covariance):
     """Return what fit_calibration makes of _Outcomes, some of them None."""
     poses = [one for one in found if one is not None]
-    if len(poses) < LEAST_FITTED:  # a network that finds nothing is never sure
-        count = len(FEATURES)
-        return {'mean': [0.0] * count, 'scale': [1.0] * count, 'weights': [0.0] * count,
-                'bias': -5.0, 'covariance_scale': 1.0}
     return fit_calibration([one.features for one in poses], [one.share for one in poses],
                            _nees(for_covariance))
 
@@ -343,6 +357,8 @@ def write_report(path, checkpoint, findings):
     def number(key, pattern):
         return 'none' if scores[key] is None else pattern.format(scores[key])
 
+    blind = ('' if scores['without_mask'] is None else
+             f'; {scores["without_mask"]:.1f} % of the poses are those found without the mask')
     stem.with_name(stem.name + '.md').write_text(f"""# {stem.name}
 
 Keypoint model of the object `{model.name}` for input `{checkpoint.network_input}`
@@ -360,7 +376,7 @@ Keypoint model of the object `{model.name}` for input `{checkpoint.network_input
 {network.keypoints} keypoints, loss {checkpoint.loss} |
 
 On {scores["samples"]} held-back virtual crops (other views, backgrounds and seeds, occluded and
-with masks somewhat worse than in training):
+with masks somewhat worse than in training){blind}:
 
 | ADD below 0.1 d | median keypoint error | median rotation | median translation | no pose | \
 calibration error of the score |
@@ -373,8 +389,8 @@ calibration error of the score |
 95 % of these poses with a score of {checkpoint.calibration["sure_score"]:.2f} or more are right by
 that measure. Of the right poses that had no say in the covariance's scale,
 {number("covered_95", "{:.0f} %")} lie in the ellipsoid that should hold 95 %, with a mean of the
-normalised squared error of {number("mean_nees", "{:.1f}")} (6 is true). Where it is more than
-6, the shipped scale is larger by as much.
+normalised squared error of {number("mean_nees", "{:.1f}")} (6 is true). Where errors were larger
+than that, the shipped scale is larger by as much.
 
 ![Curves and samples: truth green, found red]({stem.name}.jpg)
 """)

@@ -427,7 +427,7 @@ def train(model, mesh, config, output, device='auto', source=None):
     bar.close()
     del batches
     if rank == 0:
-        # What follows takes a minute, and need not go well.
+        # What follows takes minutes, and need not go well.
         _save_resume(resume, model, config, network, average, optimizers, spent, samples, history)
         finish(model, mesh, config, average, output, path, source or {},
                {'minutes': round(spent / 60, 1), 'samples': samples, 'history': history,

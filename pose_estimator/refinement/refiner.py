@@ -164,7 +164,7 @@ class Refiner:
         image : array of uint8, shape (height, width, 3)
             RGB.
         masks : list of arrays of bool, shape (height, width)
-            The segmenter's.
+            The segmenter's; empty ones: none is to be shown to the network.
         camera : PinholeCamera
             The one that took the image.
         rounds : int
