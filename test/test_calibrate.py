@@ -11,10 +11,11 @@ from pose_estimator.camera import CropCamera
 from pose_estimator.cli import main
 from pose_estimator.keypoints import report
 from pose_estimator.keypoints.checkpoint import Checkpoint
-from pose_estimator.pipeline import Evidence, PoseEstimator
+from pose_estimator.pipeline import Evidence, PoseEstimator, SURE_ENOUGH
 from pose_estimator.pnp import PnPResult
 from pose_estimator.refinement.refiner import NOT_REFINED
-from pose_estimator.scoring import score
+from pose_estimator.scoring import calibration_of, FEATURES, score
+import pytest
 import torch
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
@@ -65,6 +66,30 @@ def test_symmetric_objects_are_judged_by_add_s_the_others_by_add(quick, tmp_path
         assert (scores['add_0.1d'] == 100 - scores['no_pose']) == is_symmetric
         # The score of a middling pose knows that all are right.
         assert (score(found.calibration['mean'], found.calibration) > 0.99) == is_symmetric
+
+
+@pytest.mark.parametrize('first, second, expected', [
+    (None, None, None), (None, 0.1, 0.1), (0.2, None, 0.2), (0.2, 0.25, 0.25), (0.2, 0.1, 0.2),
+    (0.2, 0.2, 0.2), (SURE_ENOUGH, 0.9, SURE_ENOUGH)])
+def test_report_takes_the_pose_that_the_pipeline_would(first, second, expected):
+    ways = [chance and ('outcome', chance, way)
+            for chance, way in ((first, True), (second, False))]
+    taken = report._taken(*ways)
+    assert (taken and taken[1]) == expected
+    # Equals are seen with the mask; masks alone are all that some networks see.
+    assert taken is None or taken[2] == (expected == first)
+    assert report._taken(ways[0]) == ways[0]
+
+
+def test_a_model_that_finds_next_to_nothing_is_never_sure(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, 'LEAST_FITTED', 49)
+    for suffix in ('.safetensors', '.yaml'):
+        shutil.copy(MODELS / f'bottle{suffix}', tmp_path / f'bottle{suffix}')
+    assert main(['calibrate', str(tmp_path / 'bottle.safetensors')]) == 0
+    found = Checkpoint.load(tmp_path / 'bottle.safetensors')
+    assert found.is_calibrated and found.calibration['sure_score'] == 1
+    for use_masks in (True, False):
+        assert score(np.ones(len(FEATURES)), calibration_of(found.calibration, use_masks)) < 0.01
 
 
 def test_model_without_its_object_is_refused(tmp_path, capsys):

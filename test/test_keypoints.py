@@ -169,6 +169,15 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         Checkpoint.load(path)
 
 
+def test_damaged_calibrations_are_refused(tmp_path):
+    path, original = tmp_path / 'cup.safetensors', checkpoint()
+    for damaged in ({}, {**original.calibration, 'without_mask': None},
+                    {**original.calibration, 'without_mask': {'weights': 3}}):
+        replace(original, calibration=damaged).save(path)
+        with pytest.raises(InputError, match='damaged description of the model'):
+            Checkpoint.load(path)
+
+
 def test_predictor_takes_and_gives_numpy():
     predictor = KeypointPredictor(checkpoint())
     rng = np.random.default_rng(0)

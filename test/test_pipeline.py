@@ -243,6 +243,32 @@ def test_poses_in_doubt_are_looked_for_without_the_mask_too(mesh, monkeypatch):
     oracle = Watched(make_checkpoint(model), camera, truth)
     found, = gather(oracle, image, [instance], camera, use_masks=False)
     assert not shown.pop()[1] and found.mask.any()
+    # Another one of its kind may stand where there is no mask.
+    beside = np.zeros_like(seen)
+    beside[:, :int(instance.box[0])] = True
+    instance = replace(instance, mask=beside)
+    assert look(-3.0, 1.0).score == chance(-3) and shown == with_mask + without
+
+
+def test_those_in_doubt_are_told_from_the_others(mesh, monkeypatch):
+    estimator = PoseEstimator([make_checkpoint(mesh[0])])
+    mask = np.zeros((480, 640), bool)
+    mask[100:200, 100:200] = True
+    instances = [Instance('cup', 0.9, [100, 100, 200, 200], mask & (number != 2), number)
+                 for number in range(5)]
+    chances = {True: {0: 0.9, 1: 0.1, 3: 0.2, 4: 0.05}, False: {1: 0.05, 3: 0.6, 4: 0.7}}
+
+    def find(name, image, given, camera, use_masks=True):
+        assert [one.id for one in given] == list(chances[use_masks])
+        return [SimpleNamespace(instance=one, score=chances[use_masks][one.id],
+                                way=use_masks) for one in given]
+
+    monkeypatch.setattr(estimator, '_find', find)
+    found = estimator.estimate(np.zeros((480, 640, 3), np.uint8), instances,
+                               CAMERAS['rectified'])
+    assert [one.instance.id for one in found] == list(range(5))
+    assert [one.score for one in found] == [0.9, 0.1, 0.0, 0.6, 0.7]
+    assert found[2].reason.startswith('the mask has 0 pixels')
 
 
 def test_scores_of_another_version_are_refused(mesh):
