@@ -42,9 +42,9 @@ LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
 # use.
 LOOK_AGAIN, BELIEVED = 0.05, 2.5
 # A pose that is less sure than this is looked for once more by networks that do not see the mask,
-# which may be wrong; the surer of both counts. What is found so must explain this share of the
-# mask: it could be another one of its kind beside.
-SURE_ENOUGH, EXPLAINED = 0.3, 0.5
+# which may be wrong. What is found so counts if it is surer by so much, and explains this share of
+# the mask: it could be another one of its kind beside.
+SURE_ENOUGH, SURER, EXPLAINED = 0.3, 0.2, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -462,7 +462,7 @@ class PoseEstimator:
         blind = self._find(name, image, [instances[index] for index in unsure], camera,
                            use_masks=False)
         for index, one in zip(unsure, blind):
-            if one.score > found[index].score:
+            if one.score >= found[index].score + SURER:
                 found[index] = one
         return found
 

@@ -10,7 +10,7 @@ from .predictor import KeypointPredictor
 from ..camera import CropCamera, PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
-from ..pipeline import EXPLAINED, gather, SURE_ENOUGH
+from ..pipeline import EXPLAINED, gather, SURE_ENOUGH, SURER
 from ..pose_error import add, adi
 from ..refinement.refiner import NOT_REFINED, Refiner
 from ..scoring import (
@@ -258,9 +258,10 @@ def _columns(outcomes, calibrations):
 
 def _taken(first, second=None):
     """Return that of both ways to look at a sample which the pipeline takes."""
-    if second is None or (first is not None and first[1] >= SURE_ENOUGH):
-        return first
-    return second if first is None or second[1] > first[1] else first
+    chance = 0.0 if first is None else first[1]
+    if second is not None and not chance >= SURE_ENOUGH and second[1] >= chance + SURER:
+        return second
+    return first
 
 
 def _fitted_distances(checkpoint, sampler, easy, ways):
