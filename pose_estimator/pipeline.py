@@ -43,8 +43,8 @@ LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
 LOOK_AGAIN, BELIEVED = 0.05, 2.5
 # A pose that is less sure than this is looked for once more by networks that do not see the mask,
 # which may be wrong. What is found so counts if it is surer by so much, and explains this share of
-# the mask: it could be another one of its kind beside.
-SURE_ENOUGH, SURER, EXPLAINED = 0.3, 0.2, 0.5
+# the mask: it could be another one of its kind beside. Below HOPELESS it is something else.
+HOPELESS, SURE_ENOUGH, SURER, EXPLAINED = 0.005, 0.3, 0.2, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -456,7 +456,7 @@ class PoseEstimator:
     def _estimate_group(self, name, image, instances, camera):
         """Return the ObjectPoses of instances of one object, found together."""
         found = self._find(name, image if self.needs_image else None, instances, camera)
-        unsure = [index for index, one in enumerate(found) if not one.score >= SURE_ENOUGH]
+        unsure = [index for index, one in enumerate(found) if is_in_doubt(one.score)]
         if self._refiner is None or not unsure:
             return found
         blind = self._find(name, image, [instances[index] for index in unsure], camera,
@@ -522,6 +522,11 @@ def _check_fitted(checkpoints, fingerprint):
                 f'{one.model.name}: expected a score fitted to poses as {FILE} ({fingerprint}) '
                 f'mends them, got one fitted to those of {known or "another one"}: fit it with '
                 'python -m pose_estimator calibrate MODEL.safetensors')
+
+
+def is_in_doubt(chance):
+    """Return whether an object, whose pose has this score, is looked for without its mask."""
+    return HOPELESS <= chance < SURE_ENOUGH
 
 
 def _unusable(instance):

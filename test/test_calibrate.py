@@ -69,8 +69,8 @@ def test_symmetric_objects_are_judged_by_add_s_the_others_by_add(quick, tmp_path
 
 
 @pytest.mark.parametrize('first, second, expected', [
-    (None, None, None), (None, 0.1, None), (None, 0.2, 0.2), (0.2, None, 0.2), (0.2, 0.41, 0.41),
-    (0.2, 0.39, 0.2), (0.2, 0.1, 0.2), (SURE_ENOUGH, 0.9, SURE_ENOUGH)])
+    (None, None, None), (None, 0.9, None), (0.2, None, 0.2), (0.2, 0.41, 0.41), (0.2, 0.39, 0.2),
+    (0.2, 0.1, 0.2), (0.004, 0.9, 0.004), (SURE_ENOUGH, 0.9, SURE_ENOUGH)])
 def test_report_takes_the_pose_that_the_pipeline_would(first, second, expected):
     ways = [chance and ('outcome', chance, way)
             for chance, way in ((first, True), (second, False))]

@@ -10,7 +10,7 @@ from .predictor import KeypointPredictor
 from ..camera import CropCamera, PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
-from ..pipeline import EXPLAINED, gather, SURE_ENOUGH, SURER
+from ..pipeline import EXPLAINED, gather, is_in_doubt, SURER
 from ..pose_error import add, adi
 from ..refinement.refiner import NOT_REFINED, Refiner
 from ..scoring import (
@@ -258,8 +258,7 @@ def _columns(outcomes, calibrations):
 
 def _taken(first, second=None):
     """Return that of both ways to look at a sample which the pipeline takes."""
-    chance = 0.0 if first is None else first[1]
-    if second is not None and not chance >= SURE_ENOUGH and second[1] >= chance + SURER:
+    if None not in (first, second) and is_in_doubt(first[1]) and second[1] >= first[1] + SURER:
         return second
     return first
 
