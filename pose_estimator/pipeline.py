@@ -462,7 +462,7 @@ class PoseEstimator:
         blind = self._find(name, image, [instances[index] for index in unsure], camera,
                            use_masks=False)
         for index, one in zip(unsure, blind):
-            if one.score >= found[index].score + SURER:
+            if is_surer(found[index].score, one.score):
                 found[index] = one
         return found
 
@@ -527,6 +527,11 @@ def _check_fitted(checkpoints, fingerprint):
 def is_in_doubt(chance):
     """Return whether an object, whose pose has this score, is looked for without its mask."""
     return HOPELESS <= chance < SURE_ENOUGH
+
+
+def is_surer(chance, without_mask):
+    """Return whether the pose found without the mask counts, by the scores of both."""
+    return is_in_doubt(chance) and without_mask >= chance + SURER
 
 
 def _unusable(instance):

@@ -157,6 +157,13 @@ def test_poses_are_brought_to_their_distance_before_they_are_mended(mesh):
         found, = gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera)
         np.testing.assert_allclose(np.linalg.norm(found.result.pose.t_m2c),
                                    factor * np.linalg.norm(truth.t_m2c), atol=2e-3)
+        # What is found without the mask has a distance of its own.
+        calibration = {**calibration, 'distance': {}, 'without_mask': calibration}
+        oracle = Oracle(replace(make_checkpoint(model), calibration=calibration), camera, truth)
+        for use_masks, other in ((True, 1), (False, factor)):
+            gather(oracle, np.zeros((480, 640, 3), np.uint8), [instance], camera, refiner,
+                   use_masks)
+            np.testing.assert_allclose(given[-1].t_m2c, other * truth.t_m2c, atol=2e-3)
 
 
 def test_what_a_box_leaves_out_is_looked_at_again(mesh, looked_at):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .checkpoint import Checkpoint
 from .train import measure
-from ..devices import keep_freed_memory
 from ..errors import InputError
 from ..object_model import load_object
 
@@ -24,7 +23,6 @@ def add_arguments(parser):
 
 def run(args):
     """Run the command; return its exit code."""
-    keep_freed_memory()
     for path in args.models:
         checkpoint = Checkpoint.load(path)
         described = path.with_name(f'{checkpoint.model.name}.yaml')

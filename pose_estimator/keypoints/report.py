@@ -10,7 +10,7 @@ from .predictor import KeypointPredictor
 from ..camera import CropCamera, PinholeCamera
 from ..geometry import Pose
 from ..instance import Instance
-from ..pipeline import EXPLAINED, gather, is_in_doubt, SURER
+from ..pipeline import EXPLAINED, gather, is_surer
 from ..pose_error import add, adi
 from ..refinement.refiner import NOT_REFINED, Refiner
 from ..scoring import (
@@ -192,9 +192,9 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         # Of the virtual poses as they are: with unsure distances, small things far away could
         # never be sure, however well they are seen.
         taken = [one for one in map(_taken, *_columns(outcomes, fitted)) if one is not None]
-        calibration['sure_score'] = 1.0 if calibration['bias'] == NEVER_SURE['bias'] else (
-            sure_score(np.array([chance for _, chance, _ in taken]),
-                       np.array([one.is_right for one, _, _ in taken], bool)))
+        calibration['sure_score'] = 1.0 if len(taken) < LEAST_FITTED else sure_score(
+            np.array([chance for _, chance, _ in taken]),
+            np.array([one.is_right for one, _, _ in taken], bool))
         calibration['refiner'] = refiner.fingerprint if refiner else ''
     everything = list(map(_taken, *_columns(outcomes, fitted_to_half)))
     held_back = [one for one in everything[half:] if one is not None]
@@ -258,7 +258,7 @@ def _columns(outcomes, calibrations):
 
 def _taken(first, second=None):
     """Return that of both ways to look at a sample which the pipeline takes."""
-    if None not in (first, second) and is_in_doubt(first[1]) and second[1] >= first[1] + SURER:
+    if None not in (first, second) and is_surer(first[1], second[1]):
         return second
     return first
 
