@@ -11,20 +11,29 @@ from pose_estimator.camera import CropCamera
 from pose_estimator.cli import main
 from pose_estimator.keypoints import report
 from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.keypoints.train import EASY, HELD_BACK, held_back_sampler, TrainConfig
+from pose_estimator.object_model import load_object
 from pose_estimator.pipeline import Evidence, PoseEstimator, SURE_ENOUGH
 from pose_estimator.pnp import PnPResult
 from pose_estimator.refinement.refiner import NOT_REFINED
 from pose_estimator.scoring import calibration_of, FEATURES, score
+from pose_estimator.synthetic.crops import CropConfig
 import pytest
 import torch
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
 
 
+def copied(name, folder):
+    """Return a copy of a shipped model; those that see masks alone are measured the fastest."""
+    stem = name.split('.')[0]
+    for file in (f'{name}.safetensors', f'{stem}.yaml'):
+        shutil.copy(MODELS / file, folder / file)
+    return folder / f'{name}.safetensors'
+
+
 def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
-    for name in ('bottle.safetensors', 'bottle.yaml'):
-        shutil.copy(MODELS / name, tmp_path / name)
-    path = tmp_path / 'bottle.safetensors'
+    path = copied('bottle', tmp_path)
     shipped = Checkpoint.load(path)
     replace(shipped, calibration={'weights': [0.0] * 3}).save(path)
     assert not Checkpoint.load(path).is_calibrated
@@ -46,10 +55,9 @@ def test_the_sure_score_is_that_of_the_poses_as_they_are(quick, tmp_path, monkey
     asked = itertools.count()
     monkeypatch.setattr(report, 'adi', lambda pose, truth, points:
                         float(next(asked) % (1 + report.DISTANCES) > 0))
-    for suffix in ('.safetensors', '.yaml'):
-        shutil.copy(MODELS / f'bottle{suffix}', tmp_path / f'bottle{suffix}')
-    assert main(['calibrate', str(tmp_path / 'bottle.safetensors')]) == 0
-    calibration = Checkpoint.load(tmp_path / 'bottle.safetensors').calibration
+    path = copied('bottle.mask', tmp_path)
+    assert main(['calibrate', str(path)]) == 0
+    calibration = Checkpoint.load(path).calibration
     assert score(calibration['mean'], calibration) < 0.1
     assert calibration['sure_score'] < 0.1
 
@@ -57,9 +65,7 @@ def test_the_sure_score_is_that_of_the_poses_as_they_are(quick, tmp_path, monkey
 def test_symmetric_objects_are_judged_by_add_s_the_others_by_add(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(report, 'adi', lambda pose, truth, points: 0.0)
     for name, is_symmetric in (('bottle', True), ('cup', False)):
-        for suffix in ('.safetensors', '.yaml'):
-            shutil.copy(MODELS / (name + suffix), tmp_path / (name + suffix))
-        path = tmp_path / f'{name}.safetensors'
+        path = copied(f'{name}.mask', tmp_path)
         assert main(['calibrate', str(path)]) == 0
         found = Checkpoint.load(path)
         scores = found.training['virtual_scores']
@@ -83,10 +89,9 @@ def test_report_takes_the_pose_that_the_pipeline_would(first, second, expected):
 
 def test_a_model_that_finds_next_to_nothing_is_never_sure(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(report, 'LEAST_FITTED', 49)
-    for suffix in ('.safetensors', '.yaml'):
-        shutil.copy(MODELS / f'bottle{suffix}', tmp_path / f'bottle{suffix}')
-    assert main(['calibrate', str(tmp_path / 'bottle.safetensors')]) == 0
-    found = Checkpoint.load(tmp_path / 'bottle.safetensors')
+    path = copied('bottle', tmp_path)
+    assert main(['calibrate', str(path)]) == 0
+    found = Checkpoint.load(path)
     assert found.is_calibrated and found.calibration['sure_score'] == 1
     for use_masks in (True, False):
         assert score(np.ones(len(FEATURES)), calibration_of(found.calibration, use_masks)) < 0.01
@@ -124,3 +129,33 @@ def test_soft_masks_are_taken_whole(monkeypatch):
     for (seen, _, _), one, crop in zip(found, given, crops):
         first = CropCamera.look_at(crop.camera, one.box, 32, 1.25)
         np.testing.assert_allclose(first.to_image(seen.pixels), crop.to_image(np.zeros((4, 2))))
+
+
+def test_several_processes_find_what_one_does(quick, monkeypatch):
+    monkeypatch.setattr(report.os, 'sched_getaffinity', lambda process: {0, 1})
+    torch.set_num_threads(1)  # as the others; with more, last digits differ
+    checkpoint = Checkpoint.load(MODELS / 'cup.safetensors')
+    _, mesh = load_object(MODELS / 'cup.yaml')
+    config = TrainConfig(samples=1, network=checkpoint.config, crops=CropConfig(
+        checkpoint.config.input_size, checkpoint.margin, **HELD_BACK))
+    found = []
+    for least in (4, 1):  # batches of a process, of three
+        monkeypatch.setattr(report, 'LEAST_BATCHES', least)
+        sampler = held_back_sampler(checkpoint.model, mesh, config)
+        found.append(report.evaluate_virtually(checkpoint, sampler, EASY, fit=False))
+    first, second = found
+    assert first.scores == second.scores and first.scores['samples'] == 48
+    np.testing.assert_array_equal(first.visible, second.visible)
+    assert len(first.pictures) == len(second.pictures) == report.PICTURES
+    for one, other in zip(first.pictures, second.pictures):
+        for array, same in zip(one, other):
+            np.testing.assert_array_equal(array, same)
+
+
+def test_what_fails_in_a_process_fails_here(monkeypatch):
+    monkeypatch.setattr(report.os, 'sched_getaffinity', lambda process: {0, 1})
+    monkeypatch.setattr(report, 'LEAST_BATCHES', 1)
+    batches = report._Batches(Checkpoint.load(MODELS / 'cup.safetensors'), None, None, (True,),
+                              np.ones(4), [0, 1, 2, 3])
+    with pytest.raises(AttributeError, match='sampler|config'):
+        list(batches.each(report._examine, 'measuring'))

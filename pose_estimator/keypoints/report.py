@@ -1,13 +1,23 @@
 """What a trained network is worth on held-back virtual data: figures, pictures, card."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+import functools
+import multiprocessing
+import os
+import pickle
+import signal
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
+import torch
+from tqdm import tqdm
 
 from .predictor import KeypointPredictor
 from ..camera import CropCamera, PinholeCamera
+from ..devices import keep_freed_memory
 from ..geometry import Pose
 from ..instance import Instance
 from ..pipeline import EXPLAINED, gather, is_surer
@@ -20,6 +30,9 @@ from ..scoring import (
 # With half as many, what can be published (at95) still changes by a tenth to a third from one draw
 # to another (docs/experiments.md).
 SAMPLES = 1280
+# Looked at in batches, by as many processes as there are cores and so many batches for each:
+# it takes one seconds to start.
+BATCH, LEAST_BATCHES, MOST_PROCESSES = 16, 10, 8
 # Nothing is fitted to fewer poses.
 LEAST_FITTED = 20
 # What there is instead: a network that finds nothing is never sure.
@@ -29,6 +42,8 @@ NEVER_SURE = {'mean': [0.0] * len(FEATURES), 'scale': [1.0] * len(FEATURES),
 DISTANCES = 8
 # The virtual pictures are wider than a crop by this, for the pipeline to cut its crops from.
 FIELD = 2
+# So many samples are shown in the report.
+PICTURES = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +104,11 @@ class _Outcome:
 class _Judge:
     """Tells what became of the samples of one object."""
 
-    def __init__(self, model, network_input):
+    def __init__(self, model, network_input, seed):
         self._model = model
         self._turns = model.symmetries_for(network_input).transforms(36)
         self._away = adi if len(self._turns) > 1 else add
-        self._rng = np.random.default_rng(0)
+        self._rng = np.random.default_rng(seed)
 
     def outcome(self, seen, true_pose):
         """Return the _Outcome of Evidence that has a pose."""
@@ -147,29 +162,21 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         refiner = Refiner.shipped()
     # With masks, and where those are not all that is seen, without them.
     ways = (True,) if checkpoint.surface is None else (True, False)
+    seeds = sampler.seeds(2)
     if fit:
+        batches = _Batches.of(replace(checkpoint, calibration={}), None, sampler, easy, ways,
+                              seeds[1])
         checkpoint = replace(checkpoint, calibration=_joined(
-            {way: {'distance': distance} for way, distance in
-             _fitted_distances(checkpoint, sampler, easy, ways).items()}))
-    predictor = KeypointPredictor(checkpoint)
-    judge = _Judge(checkpoint.model, checkpoint.network_input)
+            {way: {'distance': distance} for way, distance in _fitted_distances(batches).items()}))
+    batches = _Batches.of(checkpoint, refiner, sampler, easy, ways, seeds[0])
     outcomes = {way: [] for way in ways}
     point_error, visible, pictures = [], [], []
-    for batch in _batches(sampler, easy, 0):
+    for found in batches.each(_examine, 'measuring'):
         for way in ways:
-            for index, (seen, truth, shown) in enumerate(_look(predictor, refiner, batch, way)):
-                true_pose = Pose(batch.R_m2c[index].double().numpy(),
-                                 batch.t_m2c[index].double().numpy())
-                outcomes[way].append(judge.outcome(seen, true_pose)
-                                     if _is_usable(seen, refiner, way) else None)
-                if not way:
-                    continue
-                error = np.linalg.norm(seen.pixels - truth, axis=-1)  # (L, K)
-                best = int(error.mean(1).argmin())
-                point_error.append(error[best])
-                visible.append(float(batch.visible[index]))
-                if len(pictures) < 24:
-                    pictures.append((shown, truth[best], seen.pixels, seen.confidence))
+            outcomes[way].extend(found.outcomes[way])
+        point_error.extend(found.point_error)
+        visible.extend(found.visible)
+        pictures.extend(found.pictures)
     half = len(visible) // 2 if fit else 0
     calibration = checkpoint.calibration
     fitted_to_half = {way: calibration_of(calibration, way) for way in ways}
@@ -263,7 +270,157 @@ def _taken(first, second=None):
     return first
 
 
-def _fitted_distances(checkpoint, sampler, easy, ways):
+@dataclass(frozen=True, eq=False)
+class _Batches:
+    """
+    Batches of samples to look at, each with a seed of its own, in whichever process.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+    refiner : Refiner or None
+    sampler : CropSampler
+    ways : tuple of bool
+        Whether to show the networks the masks.
+    shares : array, shape (B,)
+        Of the sampler's faults.
+    seeds : list of int
+        B of them.
+
+    """
+
+    checkpoint: Any
+    refiner: Any
+    sampler: Any
+    ways: tuple
+    shares: np.ndarray
+    seeds: list
+
+    @classmethod
+    def of(cls, checkpoint, refiner, sampler, easy, ways, seed):
+        """Return SAMPLES samples, with a share from `easy` to all of the sampler's faults."""
+        rng, count = np.random.default_rng(seed), SAMPLES // BATCH
+        return cls(checkpoint, refiner, sampler, ways, rng.uniform(easy, 1, count),
+                   rng.integers(2 ** 62, size=count).tolist())
+
+    @functools.cached_property
+    def _predictor(self):
+        return KeypointPredictor(self.checkpoint)
+
+    def look(self, index):
+        """
+        Return a CropBatch and for each way a list of what _look yields.
+
+        Parameters
+        ----------
+        index : int
+            Of the batch.
+
+        """
+        config = self.sampler.config
+        self.sampler.config = config.eased(self.shares[index])
+        self.sampler.seed(self.seeds[index])
+        batch = self.sampler.batch(BATCH)
+        self.sampler.config = config
+        return batch, {way: list(_look(self._predictor, self.refiner, batch, way))
+                       for way in self.ways}
+
+    def each(self, examine, doing):
+        """
+        Yield examine(self, index) for each batch, in their order, by as many processes as pay.
+
+        Parameters
+        ----------
+        examine : callable
+            A function of a module, which other processes find there.
+        doing : str
+            What people who wait are told.
+
+        """
+        count = len(self.seeds)
+        processes = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, count // LEAST_BATCHES)
+        bar = tqdm(total=count, desc=f'{self.checkpoint.model.name}: {doing}', unit='batch',
+                   mininterval=1.0)
+        with bar:
+            if processes < 2:
+                for index in range(count):
+                    yield examine(self, index)
+                    bar.update()
+                return
+            # Not forked: of threads that run networks nothing is left in a forked process. And
+            # not by torch's own way, through shared memory, of which containers have little.
+            pool = ProcessPoolExecutor(
+                processes, multiprocessing.get_context('spawn'), _begin,
+                (pickle.dumps((self, examine)),))
+            try:
+                for found in pool.map(_examine_here, range(count)):
+                    yield found
+                    bar.update()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+# What a process of a pool is there for.
+_task: dict = {}
+
+
+def _begin(pickled):
+    """Make a process ready for _examine_here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which is for the process that waits
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    _task['batches'], _task['examine'] = pickle.loads(pickled)
+
+
+def _examine_here(index):
+    """Return what becomes of a batch in a process of a pool."""
+    return _task['examine'](_task['batches'], index)
+
+
+@dataclass(frozen=True, eq=False)
+class _Examined:
+    """
+    What became of a batch.
+
+    Attributes
+    ----------
+    outcomes : dict
+        For each way to look a list of _Outcome or None.
+    point_error : list of arrays, shape (K,)
+        With the mask, pixels of the crop.
+    visible : list of float
+    pictures : list
+        See Findings; of the first batches.
+
+    """
+
+    outcomes: dict
+    point_error: list
+    visible: list
+    pictures: list
+
+
+def _examine(batches, index):
+    """Return the _Examined of a batch."""
+    batch, looks = batches.look(index)
+    judge = _Judge(batches.checkpoint.model, batches.checkpoint.network_input, index)
+    outcomes = {}
+    for way, seen in looks.items():
+        outcomes[way] = [
+            judge.outcome(one, Pose(R_m2c, t_m2c)) if _is_usable(one, batches.refiner, way)
+            else None for (one, _, _), R_m2c, t_m2c in zip(
+                seen, batch.R_m2c.double().numpy(), batch.t_m2c.double().numpy())]
+    point_error, pictures = [], []
+    for one, truth, shown in looks[True]:
+        error = np.linalg.norm(one.pixels - truth, axis=-1)  # (L, K)
+        best = int(error.mean(1).argmin())
+        point_error.append(error[best])
+        if index * BATCH + len(pictures) < PICTURES:
+            pictures.append((shown, truth[best], one.pixels, one.confidence))
+    return _Examined(outcomes, point_error, batch.visible.tolist(), pictures)
+
+
+def _fitted_distances(batches):
     """
     Return what brings poses as the keypoints have them to their distances.
 
@@ -276,28 +433,24 @@ def _fitted_distances(checkpoint, sampler, easy, ways):
         For each way to look, what distance_factor takes; empty where too few poses were found.
 
     """
-    predictor = KeypointPredictor(replace(checkpoint, calibration={}))
-    features, too_far = {way: [] for way in ways}, {way: [] for way in ways}
-    for batch in _batches(sampler, easy, 1):
-        for way in ways:
-            for index, (seen, _, _) in enumerate(_look(predictor, None, batch, way)):
-                if seen.result.pose is None:
-                    continue
-                features[way].append(seen.features(checkpoint.model.diameter))
-                found, true = np.linalg.norm([seen.result.pose.t_m2c,
-                                              batch.t_m2c[index].double().numpy()], axis=1)
-                too_far[way].append(np.log(found / true))
+    features, too_far = ({way: [] for way in batches.ways} for _ in range(2))
+    for found in batches.each(_too_far, 'measuring distances'):
+        for way, pairs in found.items():
+            for seen, error in pairs:
+                features[way].append(seen)
+                too_far[way].append(error)
     return {way: fit_distance(features[way], too_far[way])
-            if len(too_far[way]) >= LEAST_FITTED else {} for way in ways}
+            if len(too_far[way]) >= LEAST_FITTED else {} for way in batches.ways}
 
 
-def _batches(sampler, easy, seed):
-    """Yield SAMPLES samples in batches, from a share `easy` of the sampler's faults to all."""
-    config = sampler.config
-    for share in np.random.default_rng(seed).uniform(easy, 1, SAMPLES // 16):
-        sampler.config = config.eased(share)
-        yield sampler.batch(16)
-    sampler.config = config
+def _too_far(batches, index):
+    """Return for each way to look features and log of the error of distance of poses found."""
+    batch, looks = batches.look(index)
+    true = batch.t_m2c.double().norm(dim=1).tolist()
+    return {way: [(one.features(batches.checkpoint.model.diameter),
+                   float(np.log(np.linalg.norm(one.result.pose.t_m2c) / distance)))
+                  for (one, _, _), distance in zip(seen, true) if one.result.pose is not None]
+            for way, seen in looks.items()}
 
 
 def _look(predictor, refiner, batch, use_masks):

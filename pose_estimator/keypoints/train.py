@@ -47,7 +47,7 @@ from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
 from ..synthetic.distractors import body_bank, clutter
 from ..synthetic.views import appearance_views, silhouette_views
 
-DEFAULT_MINUTES = 24.0
+DEFAULT_MINUTES = 25.0
 # What has learned most of what the package ships: the mean of their weights is a better start than
 # those of one alone or random ones, whatever the object (docs/experiments.md). All of an input go
 # back to the same weights, without which a mean would be none.

@@ -107,6 +107,10 @@ class Refiner:
         network = network.to(self.device, memory_format=torch.channels_last)
         self._run = RUNTIMES[fastest(self.device)](network)
 
+    def __reduce__(self):
+        """Let other processes have it, which make of the weights what they run."""
+        return type(self), (self.config, self.weights, self.training, str(self.device))
+
     @classmethod
     def shipped(cls, device='cpu'):
         """Return the one that the package ships."""

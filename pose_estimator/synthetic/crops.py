@@ -174,6 +174,11 @@ class CropSampler:
         self.generator.manual_seed(seed)
         self._same.manual_seed(seed)
 
+    def seeds(self, count):
+        """Return `count` seeds for batches that do not depend on one another."""
+        return torch.randint(2 ** 62, (count,), generator=self.generator,
+                             device=self.device).tolist()
+
     def _tensor(self, array):
         return torch.tensor(array, dtype=torch.float32, device=self.device)
 
