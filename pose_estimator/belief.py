@@ -16,7 +16,7 @@ WINDOWS = (2.5, 1.2, 0.8)
 # After this many windows only this many of the poses go on.
 TRIED, KEPT = 2, 3
 # That of the windows in which belief is looked up, which is finer than cells are.
-SMOOTH = 0.65
+SMOOTH = 0.5
 # Cells that are farther away than any belief.
 OUTSIDE = 1e3
 # Belief in a cell that costs a keypoint out of place no more than this.
@@ -119,16 +119,29 @@ class Belief:
     def likelihood(self, pixels):
         """Return the mean log of the belief at pixels (H, K, 2), shape (H,)."""
         across, down = self._windows(pixels, SMOOTH)
-        belief = ((self.maps @ across) * down).sum(1) / (2 * np.pi * SMOOTH ** 2)
+        belief = ((self.maps @ across) * down).sum(1) / _gaussian(np.arange(-4, 5), SMOOTH).sum() ** 2
         return np.log(FLOOR + belief).mean(0)
 
     def _windows(self, pixels, sigma):
-        """Return gaussians about x and about y of pixels (H, K, 2), shape (K, n, H) each."""
+        """
+        Return weights of columns and of rows about pixels (H, K, 2), shape (K, n, H) each.
+
+        Gaussians at whole cells from the middle, and linear in between: belief is blurred, and
+        the blurred one looked up bilinearly.
+
+        """
+        size = self.maps.shape[-1]
         # Whatever is far outside has no belief near.
         cells = np.nan_to_num(self.to_cells(pixels), nan=-OUTSIDE).clip(-OUTSIDE, OUTSIDE)
-        away = (np.arange(self.maps.shape[-1], dtype=np.float32)[:, None]
-                - cells.astype(np.float32).transpose(2, 1, 0)[:, :, None])  # (2, K, n, H)
-        return np.exp(away ** 2 * np.float32(-0.5 / sigma ** 2))
+        away = np.abs(np.arange(size)[:, None] - cells.transpose(2, 1, 0)[:, :, None])
+        steps = np.arange(size + 1)
+        weight = np.where(steps < size, _gaussian(steps, sigma), 0)
+        return np.interp(away, steps, weight).astype(np.float32)  # (2, K, n, H)
+
+
+def _gaussian(away, sigma):
+    """Return 1 in the middle, and less and less away from there."""
+    return np.exp(-0.5 * (away / sigma) ** 2)
 
 
 def most_believed_pose(hypotheses, belief, points, K):

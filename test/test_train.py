@@ -32,19 +32,22 @@ def train(*args, launcher=('-m', 'pose_estimator')):
                           env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.slow
-def test_training_writes_weights_yaml_card_and_report(tmp_path):
-    done = train('config/objects/book.yaml', '--samples', 192, '--output', tmp_path, *TINY)
-    assert done.returncode == 0, done.stderr
+def test_training_writes_weights_yaml_card_and_report(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', ['', 'train', 'config/objects/book.yaml'])
+    assert main(['train', 'config/objects/book.yaml', '--samples', '192', '--output',
+                 str(tmp_path), *TINY]) == 0
     checkpoint = Checkpoint.load(tmp_path / 'book.safetensors')
     assert checkpoint.network_input == 'rgb_mask'
     assert checkpoint.channels == ('rgb', 'mask')
     assert checkpoint.training['samples'] == 192
-    assert checkpoint.training['virtual_scores']['samples'] == SAMPLES
+    assert checkpoint.training['virtual_scores']['samples'] == 48
+    assert checkpoint.is_calibrated
     card = (tmp_path / 'book.md').read_text()
     assert 'train config/objects/book.yaml' in card and '192 crops' in card
     assert (tmp_path / 'book.jpg').stat().st_size > 10_000
-    assert 'samples/s' in done.stderr and 'loss' in done.stderr
+    told = capsys.readouterr().err
+    assert all(word in told for word in ('samples/s', 'loss', 'rendering views', 'measuring'))
     assert not list(tmp_path.glob('*.resume*'))
     again, _ = load_object(tmp_path / 'book.yaml')
     assert again.shape_symmetries.discrete and not again.symmetries.discrete
@@ -96,7 +99,8 @@ def test_torchrun_trains_with_two_processes(tmp_path):
                  launcher=('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2',
                            '-m', 'pose_estimator'))
     assert done.returncode == 0, done.stderr
-    assert Checkpoint.load(tmp_path / 'cup.mask.safetensors').training['samples'] == 256
+    about = Checkpoint.load(tmp_path / 'cup.mask.safetensors').training
+    assert about['samples'] == 256 and about['virtual_scores']['samples'] == SAMPLES
 
 
 @pytest.mark.parametrize('network_input', ['rgb_mask', 'mask'])

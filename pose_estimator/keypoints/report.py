@@ -31,8 +31,8 @@ from ..scoring import (
 # to another (docs/experiments.md).
 SAMPLES = 1280
 # Looked at in batches, by as many processes as there are cores and so many batches for each:
-# it takes one seconds to start.
-BATCH, LEAST_BATCHES, MOST_PROCESSES = 16, 10, 8
+# it takes one seconds to start, and more than a gigabyte of memory.
+BATCH, LEAST_BATCHES, MOST_PROCESSES = 16, 10, 4
 # Nothing is fitted to fewer poses.
 LEAST_FITTED = 20
 # What there is instead: a network that finds nothing is never sure.
