@@ -96,6 +96,7 @@ class Belief:
         Parameters
         ----------
         pixels : array, shape (H, K, 2)
+            Of each keypoint, as each of H poses has it.
         sigma : float
             Standard deviation of the windows, cells.
 
@@ -119,7 +120,8 @@ class Belief:
     def likelihood(self, pixels):
         """Return the mean log of the belief at pixels (H, K, 2), shape (H,)."""
         across, down = self._windows(pixels, SMOOTH)
-        belief = ((self.maps @ across) * down).sum(1) / _gaussian(np.arange(-4, 5), SMOOTH).sum() ** 2
+        whole = _gaussian(np.arange(-4, 5), SMOOTH).sum() ** 2
+        belief = ((self.maps @ across) * down).sum(1) / whole
         return np.log(FLOOR + belief).mean(0)
 
     def _windows(self, pixels, sigma):
