@@ -11,15 +11,16 @@ import pytest
 
 MODELS = Path(__file__).resolve().parents[1] / 'models'
 # Percent within ADD 0.1 d (of the bottle, which is symmetric, ADD-S) and pixels of a keypoint, a
-# little worse than measured, with score, distance and covariance as shipped.
-LIMITS = {'book': (56, 4.0), 'bottle': (82, 2.1), 'cup': (75, 4.8)}
+# little worse than measured here and on the cards' 1,280 crops, with score, distance and
+# covariance as shipped.
+LIMITS = {'book': (56, 4.4), 'bottle': (80, 2.4), 'cup': (66, 5.6)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', LIMITS)
 def test_shipped_models_on_virtual_crops_that_nothing_was_fitted_to(name, monkeypatch):
     monkeypatch.setattr(train, 'REPORT_SEED', 4711)
-    monkeypatch.setattr(report, 'SAMPLES', 144)
+    monkeypatch.setattr(report, 'SAMPLES', 96)
     checkpoint = Checkpoint.load(MODELS / f'{name}.safetensors')
     _, mesh = load_object(MODELS / f'{name}.yaml')
     config = TrainConfig(checkpoint.network_input, samples=1, views=96,
