@@ -15,10 +15,6 @@ BEYOND = 0.125
 WINDOWS = (2.5, 1.2, 0.8)
 # After this many windows only this many of the poses go on.
 TRIED, KEPT = 2, 3
-# That of the windows in which belief is looked up, which is finer than cells are.
-SMOOTH = 0.5
-# Cells that are farther away than any belief.
-OUTSIDE = 1e3
 # Belief in a cell that costs a keypoint out of place no more than this.
 FLOOR = 1e-3
 
@@ -30,7 +26,7 @@ class Belief:
 
     Attributes
     ----------
-    maps : array of float32, shape (K, n, n)
+    maps : array of float32, shape (n, n, K)
         Share of belief in each cell; the sum of each map is at most about 1.
     stride : float
         Side of a cell in pixels of the crop.
@@ -79,7 +75,7 @@ class Belief:
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
             # A zoomed look spreads the same belief over more of its cells.
             maps += seen.reshape(maps.shape) * abs(np.linalg.det(warp[:2, :2]))
-        return cls(np.ascontiguousarray(maps.transpose(2, 0, 1)) / len(looks), stride, beyond)
+        return cls(maps / len(looks), stride, beyond)
 
     def to_cells(self, pixels):
         """Return positions in cells of pixels of the crop, shape (..., 2)."""
@@ -89,61 +85,55 @@ class Belief:
         """Return pixels of the crop of positions in cells, the inverse of to_cells."""
         return (cells - self.origin + 0.5) * self.stride - 0.5
 
-    def near(self, pixels, sigma):
-        """
-        Look at the belief in round gaussian windows about pixels of the crop.
+    def window(self, sigma):
+        """Return a function pixels (H, K, 2) -> mean (H, K, 2), mass (H, K) of the belief near."""
+        size, _, count = self.maps.shape
+        axis = np.arange(size, dtype=np.float32)
+        moments = np.concatenate([self.maps, self.maps * axis[:, None], self.maps
+                                  * axis[:, None, None]], 2)
+        blurred = cv2.GaussianBlur(moments, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+        # Not a mean but a sum in the window, in which the middle counts in full.
+        blurred = blurred.reshape(size, size, 3, count) * np.float32(2 * np.pi * sigma ** 2)
+        blurred = _framed(blurred)
 
-        Parameters
-        ----------
-        pixels : array, shape (H, K, 2)
-            Of each keypoint, as each of H poses has it.
-        sigma : float
-            Standard deviation of the windows, cells.
+        def near(pixels):
+            found = _sample(blurred, self.to_cells(pixels))
+            mass = found[:, 0]
+            weight = np.maximum(mass, 1e-9)
+            return self.to_pixels((found[:, 1:] / weight[:, None]).swapaxes(1, 2)), mass
 
-        Returns
-        -------
-        mean : array, shape (H, K, 2)
-            Of the belief there, pixels of the crop.
-        mass : array, shape (H, K)
-            Not a mean but a sum, in which the middle of a window counts in full.
-
-        """
-        across, down = self._windows(pixels, sigma)  # (K, n, H) each
-        axis, count = np.arange(len(down[0]), dtype=np.float32)[:, None], across.shape[2]
-        rows = self.maps @ np.concatenate([across, across * axis], 2)
-        x = (rows[..., count:] * down).sum(1)
-        rows = rows[..., :count] * down
-        mass = rows.sum(1)
-        mean = np.stack([x, (rows * axis).sum(1)], -1) / np.maximum(mass, 1e-9)[..., None]
-        return self.to_pixels(mean.swapaxes(0, 1)), mass.T
+        return near
 
     def likelihood(self, pixels):
         """Return the mean log of the belief at pixels (H, K, 2), shape (H,)."""
-        across, down = self._windows(pixels, SMOOTH)
-        whole = _gaussian(np.arange(-4, 5), SMOOTH).sum() ** 2
-        belief = ((self.maps @ across) * down).sum(1) / whole
-        return np.log(FLOOR + belief).mean(0)
-
-    def _windows(self, pixels, sigma):
-        """
-        Return weights of columns and of rows about pixels (H, K, 2), shape (K, n, H) each.
-
-        Gaussians at whole cells from the middle, and linear in between: belief is blurred, and
-        the blurred one looked up bilinearly.
-
-        """
-        size = self.maps.shape[-1]
-        # Whatever is far outside has no belief near.
-        cells = np.nan_to_num(self.to_cells(pixels), nan=-OUTSIDE).clip(-OUTSIDE, OUTSIDE)
-        away = np.abs(np.arange(size)[:, None] - cells.transpose(2, 1, 0)[:, :, None])
-        steps = np.arange(size + 1)
-        weight = np.where(steps < size, _gaussian(steps, sigma), 0)
-        return np.interp(away, steps, weight).astype(np.float32)  # (2, K, n, H)
+        size, _, count = self.maps.shape
+        smooth = cv2.GaussianBlur(self.maps, (0, 0), 0.5, borderType=cv2.BORDER_CONSTANT)
+        smooth = _framed(smooth.reshape(size, size, 1, count))
+        belief = _sample(smooth, self.to_cells(pixels))[..., 0, :]
+        return np.log(FLOOR + belief).mean(1)
 
 
-def _gaussian(away, sigma):
-    """Return 1 in the middle, and less and less away from there."""
-    return np.exp(-0.5 * (away / sigma) ** 2)
+def _framed(maps):
+    """Return maps (n, n, M, K) with two rows and columns of zeros about them."""
+    framed = np.zeros((len(maps) + 4, len(maps) + 4, *maps.shape[2:]), np.float32)
+    framed[2:-2, 2:-2] = maps
+    return framed
+
+
+def _sample(framed, cells):
+    """Return maps (n, n, M, K), framed, at cells (H, K, 2), bilinearly, shape (H, M, K)."""
+    side, _, kinds, count = framed.shape
+    # Whatever lies outside lies on the frame.
+    cells = np.clip(np.nan_to_num(cells, nan=-2.0), -2, side - 4.0) + 2
+    low = cells.astype(int)
+    right, down = np.moveaxis((cells - low).astype(np.float32), 2, 0)[:, :, None]  # (H, 1, K)
+    across, below = kinds * count, side * kinds * count  # steps to the next cell
+    place = (low[..., 1] * below + low[..., 0] * across + np.arange(count))[:, None]
+    place = place + np.arange(kinds)[:, None] * count  # (H, M, K)
+    values = framed.ravel()
+    upper = values[place] * (1 - right) + values[place + across] * right
+    lower = values[place + below] * (1 - right) + values[place + below + across] * right
+    return upper * (1 - down) + lower * down
 
 
 def most_believed_pose(hypotheses, belief, points, K):
@@ -179,9 +169,10 @@ def most_believed_pose(hypotheses, belief, points, K):
     rotation = np.stack([pose.R_m2c for pose in hypotheses])
     translation = np.stack([pose.t_m2c for pose in hypotheses])
     for step, sigma in enumerate(WINDOWS):
+        near = belief.window(sigma)
         for _ in range(1 if step == 0 else 2):
             seen, jacobian = project(rotation, translation, points, K)
-            target, mass = belief.near(seen, sigma)
+            target, mass = near(seen)
             rotation, translation = _gauss_newton(rotation, translation, jacobian, seen - target,
                                                   mass + 1e-6)
         if step + 1 == TRIED and len(rotation) > KEPT:
@@ -191,7 +182,7 @@ def most_believed_pose(hypotheses, belief, points, K):
     seen, _ = project(rotation, translation, points, K)
     value = belief.likelihood(seen)
     winner = int(value.argmax())
-    pixels, mass = belief.near(seen[winner:winner + 1], WINDOWS[-1])
+    pixels, mass = near(seen[winner:winner + 1])
     return (Pose(rotation[winner], translation[winner]), pixels[0].astype(float),
             np.clip(mass[0], 0, 1).astype(float), float(value[winner]))
 

@@ -40,7 +40,7 @@ def test_belief_of_looks_lies_at_the_keypoints():
     pixels = project(true_pose(0))
     looks, heatmaps = looks_at(pixels)
     belief = Belief.of_looks(heatmaps, looks, CROP)
-    near, mass = belief.near(pixels[None] + 1.0, 1.5)
+    near, mass = belief.window(1.5)(pixels[None] + 1.0)
     np.testing.assert_allclose(near[0], pixels, atol=0.8)
     assert (mass > 0.4).all()
     np.testing.assert_allclose(belief.to_pixels(belief.to_cells(pixels)), pixels)
