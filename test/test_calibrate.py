@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 import itertools
+import os
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -160,10 +163,21 @@ def test_several_processes_find_what_one_does(quick, monkeypatch):
             np.testing.assert_array_equal(array, same)
 
 
-def test_what_fails_in_a_process_fails_here(monkeypatch):
-    monkeypatch.setattr(report.os, 'sched_getaffinity', lambda process: {0, 1})
-    monkeypatch.setattr(report, 'LEAST_BATCHES', 1)
-    batches = report._Batches(Checkpoint.load(MODELS / 'cup.safetensors'), None, None, (True,),
-                              np.ones(2), [0, 1])
-    with pytest.raises(AttributeError, match='sampler|config'):
-        list(batches.each(report._examine, 'measuring'))
+def test_what_fails_in_a_process_fails_in_a_script_that_has_no_guard(tmp_path):
+    """Processes that are spawned run the script that spawns them, unless they are kept from it."""
+    script = tmp_path / 'script.py'
+    script.write_text(f"""import numpy as np
+from pose_estimator.keypoints import report
+from pose_estimator.keypoints.checkpoint import Checkpoint
+print('begun')
+report.LEAST_BATCHES = 1
+report.os.sched_getaffinity = lambda process: (0, 1)
+list(report._Batches(Checkpoint.load({str(MODELS / 'cup.safetensors')!r}), None, None, (True,),
+                     np.ones(2), [0, 1]).each(report._examine, 'measuring'))
+""")
+    done = subprocess.run([sys.executable, str(script)], cwd=MODELS.parent, capture_output=True,
+                          env={**os.environ, 'PYTHONPATH': str(MODELS.parent)}, text=True,
+                          timeout=120)
+    assert done.stdout == 'begun\n'
+    assert done.stderr.rstrip().endswith("'NoneType' object has no attribute 'config'")
+    assert '_RemoteTraceback' in done.stderr

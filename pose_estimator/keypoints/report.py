@@ -1,12 +1,14 @@
 """What a trained network is worth on held-back virtual data: figures, pictures, card."""
 
 from concurrent.futures import ProcessPoolExecutor
+import contextlib
 from dataclasses import dataclass, replace
 import functools
 import multiprocessing
 import os
 import pickle
 import signal
+import sys
 from typing import Any
 
 import numpy as np
@@ -353,11 +355,26 @@ class _Batches:
                 processes, multiprocessing.get_context('spawn'), _begin,
                 (pickle.dumps((self, examine)),))
             try:
-                for found in pool.map(_examine_here, range(count)):
+                with _main_hidden():
+                    examined = pool.map(_examine_here, range(count))
+                for found in examined:
                     yield found
                     bar.update()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _main_hidden():
+    """Keep processes that are started from running anew the script that runs in this one."""
+    main = sys.modules['__main__'].__dict__
+    hidden: dict = {name: main[name] for name in ('__file__', '__spec__') if name in main}
+    main.pop('__file__', None)
+    main['__spec__'] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)
 
 
 # What a process of a pool is there for.
