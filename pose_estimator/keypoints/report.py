@@ -32,8 +32,8 @@ from ..scoring import (
 # With half as many, what can be published (at95) still changes by a tenth to a third from one draw
 # to another (docs/experiments.md).
 SAMPLES = 1280
-# Looked at in batches, by as many processes as there are cores and so many batches for each:
-# it takes one seconds to start, and more than a gigabyte of memory.
+# Looked at in batches, by as many processes as there are cores and so many batches for each: a
+# process takes seconds to start, and more than a gigabyte of memory.
 BATCH, LEAST_BATCHES, MOST_PROCESSES = 16, 10, 4
 # Nothing is fitted to fewer poses.
 LEAST_FITTED = 20
