@@ -1,6 +1,7 @@
 """Pinhole camera, lens distortion, and the virtual camera that looks at a crop."""
 
 from dataclasses import dataclass, field, replace
+import math
 
 import cv2
 import numpy as np
@@ -21,6 +22,9 @@ DISTORTION_MODELS = {
 # No camera has a focal length, or a principal point so far off, of more pixels.
 MOST_PIXELS = 1e6
 MOST_DISTORTION = 1e4
+# Crops look the image up once in so many of its pixels along each side, if that is at most so
+# many times in one of their own.
+SAMPLED, MOST_SAMPLES = 2.0, 8
 
 
 def _undistort(pixels, matrix, distortion):
@@ -236,12 +240,15 @@ class CropCamera:
         """
         Return what this camera sees of the real camera's image, zero outside it.
 
+        A pixel that is much larger than the image's is the mean of several places in it: prints
+        and noise would alias otherwise.
+
         Parameters
         ----------
         image : array, shape (height, width[, channels])
             Of the real camera; bool, integers or floats.
         interpolation : int
-            OpenCV's flag.
+            OpenCV's flag; with another one than this nothing is averaged.
 
         Returns
         -------
@@ -250,8 +257,19 @@ class CropCamera:
         """
         if image.dtype == bool:
             image = image.astype(np.uint8)
-        crop2image = self.camera.K @ self.R_cam2crop.T @ np.linalg.inv(self.K)
+        span = np.sqrt(self.camera.K[0, 0] * self.camera.K[1, 1]) / self.K[0, 0]
+        fine = min(math.ceil(span / SAMPLED - 0.25), MOST_SAMPLES)
+        if fine <= 1 or interpolation != cv2.INTER_LINEAR:
+            return self._sampled(image, interpolation)
+        K = np.diag([fine, fine, 1.0]) @ self.K
+        K[:2, 2] += (fine - 1) / 2
+        sampled = replace(self, K=K, size=fine * self.size)._sampled(image, interpolation)
+        return cv2.resize(sampled, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+    def _sampled(self, image, interpolation):
+        """Return the crop, each pixel the image where its middle is."""
         if not self.camera.is_distorted:
+            crop2image = self.camera.K @ self.R_cam2crop.T @ np.linalg.inv(self.K)
             return cv2.warpPerspective(image, crop2image, (self.size, self.size),
                                        flags=interpolation | cv2.WARP_INVERSE_MAP,
                                        borderMode=cv2.BORDER_CONSTANT, borderValue=0)

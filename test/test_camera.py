@@ -118,12 +118,32 @@ def test_crop_shows_what_the_image_shows_there(camera, box):
     assert shown.shape == (64, 64, 2)
     v, u = np.mgrid[:64, :64]
     expected = crop.to_image(np.column_stack([u.ravel(), v.ravel()])).reshape(64, 64, 2)
-    inside = ((expected >= 0) & (expected <= [639, 479])).all(-1)
-    outside = ((expected < -1) | (expected > [640, 480])).any(-1)
+    # A pixel is the mean of what it covers, so those on the image's edge show less of it.
+    reach = max(np.abs(np.diff(expected, axis=axis)).max() for axis in (0, 1))
+    inside = ((expected >= reach) & (expected <= [639 - reach, 479 - reach])).all(-1)
+    outside = ((expected < -reach) | (expected > [639 + reach, 479 + reach])).any(-1)
     assert inside.sum() > 500
     # OpenCV interpolates at 1/32 pixel.
     np.testing.assert_allclose(shown[inside], expected[inside], atol=0.05)
     assert not shown[outside].any()
+
+
+@pytest.mark.parametrize('times', [3, 4, 7, 16])
+def test_cameras_of_more_pixels_show_the_same(times):
+    # Noise is what aliases most: nothing of a pixel is seen in the one beside it.
+    rng = np.random.default_rng(3)
+    large = rng.integers(0, 256, (times * 240, times * 320, 3), np.uint8)
+    small = cv2.resize(large, (320, 240), interpolation=cv2.INTER_AREA)
+    K = np.array([[300.0, 0, 159.5], [0, 300.0, 119.5], [0, 0, 1]])
+    fine = np.diag([times, times, 1.0]) @ K
+    fine[:2, 2] += (times - 1) / 2
+    box = np.array([100.0, 60, 200, 160])
+    seen = [CropCamera.look_at(PinholeCamera(matrix, *image.shape[1::-1]), zoom * (box + 0.5) - 0.5,
+                               128, 1.4).crop(image).astype(float)
+            for image, matrix, zoom in ((small, K, 1), (large, fine, times))]
+    # Looked up once a pixel, it would have `times` of this over 1.5, however many that are.
+    assert seen[1].std() < 1.5 * 256 / np.sqrt(12) / times
+    assert np.corrcoef(seen[0].ravel(), seen[1].ravel())[0, 1] > 0.45
 
 
 def test_crop_of_masks_colours_and_nearest(camera):
