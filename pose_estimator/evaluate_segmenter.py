@@ -335,6 +335,9 @@ def add_arguments(parser):
                         help="a segmenter's output, COCO-style JSON as BOP has it")
     source.add_argument('--weights', type=Path, metavar='FILE',
                         help='weights of train-segmenter (default: those that the package ships)')
+    parser.add_argument('--unconfirmed', action='store_true',
+                        help='with --weights: without what keypoint models beside the weights '
+                        'say of its detections')
     parser.add_argument('--mask-growth', type=float, default=0.0, metavar='SHARE',
                         help="how far recorded detections' masks are widened, in longer sides of "
                         'the box (default: %(default)s)')
@@ -402,10 +405,13 @@ def _source(args, dataset):
         recorded = RecordedSegmenter(args.detections, names, args.mask_growth)
         return (lambda image, scene_id, image_id: recorded.instances(
             scene_id, image_id, *image.shape[:2])), names, args.detections.name
+    from .confirmed import ConfirmedSegmenter
     from .segmentation.mask_rcnn import MaskRCNNSegmenter
     weights = args.weights or assets.find('models') / 'segmenter.safetensors'
-    segmenter = MaskRCNNSegmenter.from_checkpoint(weights, args.device,
-                                                  min(LEAST_SCORE, args.min_score))
+    least = min(LEAST_SCORE, args.min_score)
+    segmenter = (MaskRCNNSegmenter.from_checkpoint(weights, args.device, least) if args.unconfirmed
+                 else ConfirmedSegmenter.from_checkpoint(weights, None, args.device, 0.0,
+                                                         least=least))
     segmenter.segment(dataset.image(*dataset.images()[0]))  # the first one takes longer
     return (lambda image, scene_id, image_id: segmenter.segment(image),
             object_names(dataset, segmenter.labels), weights.name)

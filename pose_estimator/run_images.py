@@ -363,13 +363,14 @@ def _segmentation(args, models, estimator):
         recorded = RecordedSegmenter(args.detections, names_by_number(estimator.models))
         return lambda frame: recorded.instances(frame.scene_id, frame.image_id,
                                                 *frame.image.shape[:2])
+    from .confirmed import ConfirmedSegmenter
     from .segmentation.mask_rcnn import MaskRCNNSegmenter
     options = {'device': args.device, 'class_map': _class_map(args.class_map)}
     if args.segmenter == 'coco':
         segmenter = MaskRCNNSegmenter.coco(**options)
     else:
         path = args.segmenter or Path(models) / 'segmenter.safetensors'
-        segmenter = MaskRCNNSegmenter.from_checkpoint(path, **options)
+        segmenter = ConfirmedSegmenter.from_checkpoint(path, models, **options)
     return lambda frame: segmenter.segment(frame.image)
 
 

@@ -138,8 +138,8 @@ def test_cameras_of_more_pixels_show_the_same(times):
     fine = np.diag([times, times, 1.0]) @ K
     fine[:2, 2] += (times - 1) / 2
     box = np.array([100.0, 60, 200, 160])
-    seen = [CropCamera.look_at(PinholeCamera(matrix, *image.shape[1::-1]), zoom * (box + 0.5) - 0.5,
-                               128, 1.4).crop(image).astype(float)
+    seen = [CropCamera.look_at(PinholeCamera(matrix, *image.shape[1::-1]),
+                               zoom * (box + 0.5) - 0.5, 128, 1.4).crop(image).astype(float)
             for image, matrix, zoom in ((small, K, 1), (large, fine, times))]
     # Looked up once a pixel, it would have `times` of this over 1.5, however many that are.
     assert seen[1].std() < 1.5 * 256 / np.sqrt(12) / times

@@ -50,6 +50,7 @@ LAYERS = {
     'accuracy': 3,
     'bench': 3,
     'cli': 3,
+    'confirmed': 3,
     'evaluate': 3,
     'evaluate_segmenter': 3,
     'keypoints.calibrate': 3,

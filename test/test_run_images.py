@@ -9,11 +9,11 @@ import numpy as np
 from pose_estimator import drawing, run_images
 from pose_estimator.camera_file import load_camera
 from pose_estimator.cli import main
+from pose_estimator.confirmed import ConfirmedSegmenter
 from pose_estimator.errors import InputError
 from pose_estimator.instance import Instance
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import ObjectPose, PoseEstimator
-from pose_estimator.segmentation.mask_rcnn import MaskRCNNSegmenter
 import pytest
 import yaml
 
@@ -116,8 +116,8 @@ def fakes(tmp_path, monkeypatch):
         return estimator
 
     monkeypatch.setattr(PoseEstimator, 'from_directory', classmethod(from_directory))
-    monkeypatch.setattr(MaskRCNNSegmenter, 'from_checkpoint',
-                        classmethod(lambda cls, path, **options: Segmenter()))
+    monkeypatch.setattr(ConfirmedSegmenter, 'from_checkpoint',
+                        classmethod(lambda cls, path, models, **options: Segmenter()))
     return estimator
 
 

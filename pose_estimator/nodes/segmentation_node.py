@@ -20,6 +20,9 @@ PARAMETERS = (
     Parameter('device', 'cpu', 'Where mask_rcnn and coco run: cpu, cuda or cuda:N.'),
     Parameter('min_score', 0.5, 'Least score of an instance that is published.',
               range=(0.0, 1.0)),
+    Parameter('confirm', True,
+              'For mask_rcnn: have the scores confirmed by the keypoint models that lie beside '
+              'the weights, for objects that have one there.'),
     Parameter('class_map', [''],
               "Segmenter's label=object, for each label that is to be used under another name. "
               'If any is given, labels that are not mapped are ignored.'),

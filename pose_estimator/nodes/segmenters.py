@@ -98,10 +98,13 @@ def _warm(segmenter):
 
 
 def _mask_rcnn(parameters, class_map):
+    from ..confirmed import ConfirmedSegmenter
     from ..segmentation.mask_rcnn import MaskRCNNSegmenter
     weights = parameters.weights or assets.find('models') / 'segmenter.safetensors'
-    return _warm(MaskRCNNSegmenter.from_checkpoint(weights, parameters.device,
-                                                   parameters.min_score, class_map or None))
+    kind = ConfirmedSegmenter if parameters.confirm else MaskRCNNSegmenter
+    return _warm(kind.from_checkpoint(weights, device=parameters.device,
+                                      min_score=parameters.min_score,
+                                      class_map=class_map or None))
 
 
 def _coco(parameters, class_map):

@@ -1,0 +1,162 @@
+"""
+Scores of a segmenter, confirmed by the networks that look for the objects' keypoints.
+
+A detector knows an object by its colours and parts, and takes other things for it. A keypoint
+network was taught where each point of the object is; shown another thing, it does not know.
+"""
+
+from dataclasses import replace
+import math
+from pathlib import Path
+
+import numpy as np
+
+from .camera import CropCamera, PinholeCamera
+from .keypoints.checkpoint import Checkpoint
+from .keypoints.predictor import KeypointPredictor
+from .scoring import FEATURES
+from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
+
+# What the segmenter itself gives less than this is not looked at.
+LEAST_SCORE = 0.2
+# The odds of the keypoint network count with this power (docs/segmentation.md).
+POWER = 2.0
+# Odds are no worse than those of this chance and no better than those of what is left.
+LEAST_CHANCE = 1e-4
+
+
+class ConfirmedSegmenter:
+    """
+    A segmenter whose scores take into account what keypoint networks see in its detections.
+
+    The odds of a score are multiplied by the odds of the network's mean confidence in the
+    keypoints, over those that it has of a virtual crop that is harder than most (its mean less a
+    standard deviation), to the power of POWER.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        It should tell what it gives a score of LEAST_SCORE or more, not only what is sure.
+    predictors : dict of label -> KeypointPredictor
+        Detections with other labels keep their scores.
+    min_score : float
+        Detections below are dropped.
+
+    Attributes
+    ----------
+    labels : tuple of str
+
+    """
+
+    def __init__(self, segmenter, predictors, min_score=0.5):
+        self._segmenter, self._predictors, self._min_score = segmenter, predictors, min_score
+        self._usual = {label: _log_odds(_hard_confidence(predictor.checkpoint.calibration))
+                       for label, predictor in predictors.items()}
+
+    @classmethod
+    def from_checkpoint(cls, path, models=None, device='cpu', min_score=0.5, class_map=None,
+                        least=None):
+        """
+        Return a Mask R-CNN of train-segmenter, confirmed by what train made of the same objects.
+
+        Parameters
+        ----------
+        path : path
+            Weights of the Mask R-CNN.
+        models : path or None
+            Directory of the keypoint models LABEL.safetensors; None: beside the weights. Of
+            objects that it has no model of, detections keep their scores.
+        device : str
+            'cpu', 'cuda', ...
+        min_score : float
+            Detections below are dropped.
+        class_map : dict of name -> label, or None
+            See MaskRCNNSegmenter.
+        least : float or None
+            Where an object has no keypoint model, the network's detections below are not
+            looked at; None: those below `min_score`.
+
+        """
+        network, config, _ = load_checkpoint(path)
+        labels = config.labels if class_map is None else class_map.values()
+        models = Path(path).parent if models is None else Path(models)
+        predictors = {}
+        for label in dict.fromkeys(labels):
+            file = models / f'{label}.safetensors'
+            is_there = file.is_file() and not file.samefile(path)
+            checkpoint = Checkpoint.load(file) if is_there else None
+            if checkpoint is not None and checkpoint.is_calibrated:
+                predictors[label] = KeypointPredictor(checkpoint, device)
+        least = min_score if least is None else least
+        least = LEAST_SCORE if set(labels) <= set(predictors) else min(LEAST_SCORE, least)
+        segmenter = MaskRCNNSegmenter.of(network, config, device, least, class_map)
+        return cls(segmenter, predictors, min_score)
+
+    @property
+    def labels(self):
+        """What is found."""
+        return self._segmenter.labels
+
+    @property
+    def ignored(self):
+        """How often each class that is not mapped was detected."""
+        return self._segmenter.ignored
+
+    def segment(self, image):
+        """
+        Find the objects in an image.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (H, W, 3) or, grey, (H, W)
+            RGB, at least 16 x 16.
+
+        Returns
+        -------
+        instances : list of Instance
+            Best score first, ids counted from 1.
+
+        """
+        found = self._segmenter.segment(image)
+        rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+        groups: dict = {}
+        for instance in found:
+            groups.setdefault(instance.label, []).append(instance)
+        scored = []
+        for label, instances in groups.items():
+            if label in self._predictors:
+                instances = self._confirmed(label, rgb, instances)
+            scored += [one for one in instances if one.score >= self._min_score]
+        scored.sort(key=lambda one: -one.score)
+        return [replace(one, id=number) for number, one in enumerate(scored, 1)]
+
+    def _confirmed(self, label, image, instances):
+        predictor = self._predictors[label]
+        height, width = image.shape[:2]
+        # What camera took the image does not matter much here.
+        focal = float(max(height, width))
+        camera = PinholeCamera(np.array([[focal, 0, (width - 1) / 2],
+                                         [0, focal, (height - 1) / 2], [0, 0, 1]]), width, height)
+        crops = [CropCamera.look_at(camera, instance.box, predictor.size,
+                                    predictor.checkpoint.margin) for instance in instances]
+        masks = np.stack([crop.crop(one.mask.view(np.uint8) * np.uint8(255))
+                          for crop, one in zip(crops, instances)])
+        seen = predictor.predict(np.stack([crop.crop(image) for crop in crops]), masks)
+        return [replace(one, score=_chance(_log_odds(one.score) + POWER * (
+                    _log_odds(confidence.mean()) - self._usual[label])))
+                for one, confidence in zip(instances, seen.confidence)]
+
+
+def _hard_confidence(calibration):
+    """Return the mean confidence of a virtual crop that is harder than most."""
+    place = FEATURES.index('confidence')
+    return calibration['mean'][place] - calibration['scale'][place]
+
+
+def _log_odds(chance):
+    chance = min(max(float(chance), LEAST_CHANCE), 1 - LEAST_CHANCE)
+    return math.log(chance / (1 - chance))
+
+
+def _chance(log_odds):
+    return 1 / (1 + math.exp(-log_odds))
