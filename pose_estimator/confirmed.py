@@ -19,8 +19,6 @@ from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
 
 # What the segmenter itself gives less than this is not looked at.
 LEAST_SCORE = 0.2
-# The odds of the keypoint network count with this power (docs/segmentation.md).
-POWER = 2.0
 # Odds are no worse than those of this chance and no better than those of what is left.
 LEAST_CHANCE = 1e-4
 
@@ -31,7 +29,7 @@ class ConfirmedSegmenter:
 
     The odds of a score are multiplied by the odds of the network's mean confidence in the
     keypoints, over those that it has of a virtual crop that is harder than most (its mean less a
-    standard deviation), to the power of POWER.
+    standard deviation). Weights fitted to virtual scenes are about these (docs/segmentation.md).
 
     Parameters
     ----------
@@ -142,8 +140,8 @@ class ConfirmedSegmenter:
         masks = np.stack([crop.crop(one.mask.view(np.uint8) * np.uint8(255))
                           for crop, one in zip(crops, instances)])
         seen = predictor.predict(np.stack([crop.crop(image) for crop in crops]), masks)
-        return [replace(one, score=_chance(_log_odds(one.score) + POWER * (
-                    _log_odds(confidence.mean()) - self._usual[label])))
+        return [replace(one, score=_chance(_log_odds(one.score) + _log_odds(confidence.mean())
+                                           - self._usual[label]))
                 for one, confidence in zip(instances, seen.confidence)]
 
 
