@@ -7,6 +7,7 @@ from typing import Optional
 
 import numpy as np
 
+from . import landmarks
 from .belief import Belief, most_believed_pose
 from .camera import CropCamera, PinholeCamera
 from .errors import InputError
@@ -14,7 +15,7 @@ from .geometry import Pose
 from .instance import Instance, mask_box
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
-from .pnp import PnPResult, propose, settle
+from .pnp import judge, PnPResult, propose, settle
 from .refinement.refiner import FILE, NOT_REFINED, Refiner
 from .scoring import (
     calibration_of, distance_factor, DISTANCE_UNSURE, pose_features, score, silhouette_agreement)
@@ -112,6 +113,8 @@ class Evidence:
         What was seen when the pose was mended; see Refined.features.
     result : PnPResult
         In the crop camera's frame.
+    landmarks : int
+        That agree on the pose; 0 where it is of the keypoints.
 
     """
 
@@ -124,14 +127,44 @@ class Evidence:
     agreement: np.ndarray
     refinement: np.ndarray
     result: PnPResult
+    landmarks: int = 0
 
     def features(self, diameter):
         """Return what the score is made of; see scoring.py."""
         return pose_features(self.result, self.confidence, self.disagreement, self.likelihood,
-                             self.agreement, self.refinement, self.crop.size, diameter)
+                             self.agreement, self.refinement, self.landmarks, self.crop.size,
+                             diameter)
 
 
-def gather(predictor, image, instances, camera, refiner=None, use_masks=True):
+def sight(checkpoint, image, instances, camera):
+    """
+    Find instances of one object by what is printed on it.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Of the object.
+    image, instances, camera
+        As for gather.
+
+    Returns
+    -------
+    list of lists of Sighting
+        For each instance the poses that landmarks agree on, in the camera's frame.
+
+    """
+    if checkpoint.landmarks is None or image is None:
+        return [[] for _ in instances]
+    sightings = []
+    for instance in instances:
+        crop = landmarks.look_at(camera, instance.box)
+        back = Pose(crop.R_cam2crop.T, np.zeros(3))
+        sightings.append([replace(one, pose=back.compose(one.pose)) for one in
+                          checkpoint.landmarks.find(image, crop, checkpoint.model.diameter)])
+    return sightings
+
+
+def gather(predictor, image, instances, camera, refiner=None, use_masks=True, sightings=None):
     """
     Find the keypoints of instances of one object and solve for their poses.
 
@@ -149,13 +182,17 @@ def gather(predictor, image, instances, camera, refiner=None, use_masks=True):
         What mends the poses; None: they stay as the keypoints have them.
     use_masks : bool
         Show the networks the masks; else these are only compared with the poses found.
+    sightings : list of lists of Sighting
+        What `sight` found, to be used if there is a refiner.
 
     Returns
     -------
     list of Evidence
 
     """
-    evidence = _look(predictor, image, instances, camera, refiner, use_masks)
+    if sightings is None or refiner is None:
+        sightings = [[] for _ in instances]
+    evidence = _look(predictor, image, instances, camera, refiner, use_masks, sightings)
     if refiner is None:
         return evidence  # not exact enough to say where else to look
     again = {}
@@ -164,14 +201,15 @@ def gather(predictor, image, instances, camera, refiner=None, use_masks=True):
         if box is not None:
             again[index] = replace(instance, box=box)
     if again:
-        second = _look(predictor, image, list(again.values()), camera, refiner, use_masks)
+        second = _look(predictor, image, list(again.values()), camera, refiner, use_masks,
+                       [sightings[index] for index in again])
         for index, one in zip(again, second):
             if one.result.pose is not None:
                 evidence[index] = one
     return evidence
 
 
-def _look(predictor, image, instances, camera, refiner, use_masks):
+def _look(predictor, image, instances, camera, refiner, use_masks, sightings):
     """Return Evidence of instances, looked at once, in their boxes; see gather."""
     crops = [CropCamera.look_at(camera, instance.box, predictor.size,
                                 predictor.checkpoint.margin) for instance in instances]
@@ -182,7 +220,7 @@ def _look(predictor, image, instances, camera, refiner, use_masks):
     rgb = None if image is None else np.stack([look.crop(image) for look in looks])
     found = predictor.predict(rgb, masks if use_masks else np.zeros_like(masks))
     points = predictor.checkpoint.model.keypoints
-    evidence = []
+    evidence, beliefs = [], []
     for index, crop in enumerate(crops):
         own = slice(index * len(LOOKS), (index + 1) * len(LOOKS))
         seen = masks[own.start]
@@ -197,24 +235,41 @@ def _look(predictor, image, instances, camera, refiner, use_masks):
         proposals = [propose(points, one, sure, crop.K, crop.size)
                      for one, sure in zip([mean, *pixels], [confidence, *found.confidence[own]])]
         poses = [pose for pose, _ in proposals if pose is not None]
+        beliefs.append(Belief.of_looks(found.heatmaps[own], looks[own], crop))
         if not poses:
             result = PnPResult(None, None, np.zeros(len(points), bool), np.nan, proposals[0][1])
             evidence.append(Evidence(crop, seen, mean, confidence, disagreement, -np.inf,
                                      np.zeros(2), NOT_REFINED, result))
             continue
-        belief = Belief.of_looks(found.heatmaps[own], looks[own], crop)
-        pose, near, mass, likelihood = most_believed_pose(poses, belief, points, crop.K)
+        pose, near, mass, likelihood = most_believed_pose(poses, beliefs[-1], points, crop.K)
         result = settle(pose, points, near, mass, crop.K, crop.size)
         evidence.append(Evidence(crop, seen, mean, confidence, disagreement, likelihood,
                                  np.zeros(2), NOT_REFINED, result))
     taught = calibration_of(predictor.checkpoint.calibration, use_masks).get('distance')
     evidence = [_brought_near(one, predictor.checkpoint.model.diameter, taught)
                 for one in _compared(evidence, predictor.checkpoint)]
+    evidence = [_sighted(one, belief, predictor.checkpoint.model, seen)
+                for one, belief, seen in zip(evidence, beliefs, sightings)]
     if refiner is not None:
         evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image,
                          [one.mask if use_masks else np.zeros_like(one.mask)
                           for one in instances], camera)
     return _compared(evidence, predictor.checkpoint)
+
+
+def _sighted(one, belief, model, sightings):
+    """Return the evidence with the pose that landmarks agree on, if there is one."""
+    best, most = one, 0.0
+    for sighting in sightings:
+        pose = Pose(one.crop.R_cam2crop, np.zeros(3)).compose(sighting.pose)
+        agreement = silhouette_agreement(one.mask, one.crop.project(pose.transform(model.points)))
+        # A plane's twin is told by its outline, if at all; so is another one of its kind beside.
+        worth = sighting.inliers * agreement.prod()
+        if agreement[0] >= EXPLAINED and worth > most:
+            result, likelihood = judge(pose, model.keypoints, belief, one.crop)
+            best, most = replace(one, result=result, likelihood=likelihood, agreement=agreement,
+                                 landmarks=sighting.inliers), worth
+    return best
 
 
 def _better_box(one, box, model):
@@ -455,21 +510,23 @@ class PoseEstimator:
 
     def _estimate_group(self, name, image, instances, camera):
         """Return the ObjectPoses of instances of one object, found together."""
-        found = self._find(name, image if self.needs_image else None, instances, camera)
+        image = image if self.needs_image else None
+        sightings = sight(self._predictors[name].checkpoint, image, instances, camera)
+        found = self._find(name, image, instances, camera, sightings)
         unsure = [index for index, one in enumerate(found) if is_in_doubt(one.score)]
         if self._refiner is None or not unsure:
             return found
         blind = self._find(name, image, [instances[index] for index in unsure], camera,
-                           use_masks=False)
+                           [sightings[index] for index in unsure], use_masks=False)
         for index, one in zip(unsure, blind):
             if is_surer(found[index].score, one.score):
                 found[index] = one
         return found
 
-    def _find(self, name, image, instances, camera, use_masks=True):
+    def _find(self, name, image, instances, camera, sightings, use_masks=True):
         """Return the ObjectPoses of instances of one object; see gather."""
         evidence = gather(self._predictors[name], image, instances, camera, self._refiner,
-                          use_masks)
+                          use_masks, sightings)
         return [self._judge(name, instance, one, use_masks)
                 for instance, one in zip(instances, evidence)]
 

@@ -7,7 +7,7 @@ import numpy as np
 FEATURES = ('inlier share', 'confidence', 'worst confidence', 'reprojection error', 'spread',
             'disagreement', 'likelihood', 'mask explained', 'silhouette filled',
             'error of the shifts', 'shift left', 'moved by refinement', 'shifts unexplained',
-            'nearness')
+            'landmarks', 'nearness')
 # A pose counts as right when its ADD (ADD-S, if the object has symmetries) is below this share of
 # the diameter (Hinterstoisser 2012).
 RIGHT = 0.1
@@ -27,8 +27,8 @@ DECAY = 1e-2
 GRID = 32
 
 
-def pose_features(result, confidence, disagreement, likelihood, agreement, refinement, size,
-                  diameter):
+def pose_features(result, confidence, disagreement, likelihood, agreement, refinement, landmarks,
+                  size, diameter):
     """
     Return the features (F,) of a PnPResult with a pose.
 
@@ -46,6 +46,8 @@ def pose_features(result, confidence, disagreement, likelihood, agreement, refin
         See silhouette_agreement.
     refinement : array, shape (4,)
         See Refined.features.
+    landmarks : int
+        That agree on the pose; 0 where it is of the keypoints.
     size : float
         Side of the crop in pixels.
     diameter : float
@@ -61,7 +63,7 @@ def pose_features(result, confidence, disagreement, likelihood, agreement, refin
                      np.log(max(result.reprojection_error / size, 1e-3)),
                      np.log(np.clip(spread, 1e-4, 1e2)),
                      np.log(max(np.median(disagreement) / size, 1e-4)), likelihood, *agreement,
-                     *refinement, np.log(np.clip(nearness, 1e-3, 1e2))])
+                     *refinement, np.log1p(landmarks), np.log(np.clip(nearness, 1e-3, 1e2))])
 
 
 def silhouette_agreement(mask, pixels):

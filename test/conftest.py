@@ -46,10 +46,12 @@ def bop_data():
 def quick(monkeypatch):
     """Measure models, in this process, on 48 virtual crops of 24 views instead of 1,280 of 384."""
     from dataclasses import replace
+    from pose_estimator import landmarks
     from pose_estimator.keypoints import report, train
     import torch
     threads = torch.get_num_threads()
     monkeypatch.setattr(report, 'SAMPLES', 48)
+    monkeypatch.setattr(landmarks, 'VIEWS', 12)
     views = train.render_views
     monkeypatch.setattr(train, 'render_views', lambda model, mesh, config, seed, show=True: views(
         model, mesh, replace(config, views=24), seed, show))

@@ -38,6 +38,7 @@ LAYERS = {
     # L2 learning: torch, torchvision
     'devices': 2,
     'keypoints': 2,
+    'landmarks': 2,
     'runtimes': 2,
     'learning': 2,
     'muon': 2,

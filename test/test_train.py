@@ -171,7 +171,6 @@ def test_only_random_weights_begin_with_easy_crops(start, eased, tmp_path, monke
     monkeypatch.setattr(module, 'finish', lambda *args: None)
     # Of the process, which other tests share.
     monkeypatch.setattr(module, 'keep_freed_memory', lambda: None)
-    monkeypatch.setattr(torch, 'set_num_threads', lambda count: None)
     path = start if start == 'none' else str(ROOT / 'models' / start)
     monkeypatch.chdir(ROOT)
     assert main(['train', 'config/objects/book.yaml', '--input', 'mask', '--samples', '64',

@@ -13,6 +13,7 @@ import torch
 from .heatmaps import LOSSES
 from .hourglass import HourglassConfig, StackedHourglass
 from ..errors import InputError
+from ..landmarks import Landmarks
 from ..object_model import ObjectModel
 from ..packing import packed, unpacked
 from ..refinement.surface import Surface
@@ -48,6 +49,8 @@ class Checkpoint:
         Command, samples, time, scores: for people.
     surface : Surface or None
         What the object looks like, to mend poses by; None for a network of masks alone.
+    landmarks : Landmarks or None
+        What is printed on it; None where that is too little, and for a network of masks alone.
 
     """
 
@@ -61,6 +64,7 @@ class Checkpoint:
     weights: dict
     training: dict = field(default_factory=dict)
     surface: Optional[Surface] = None
+    landmarks: Optional[Landmarks] = None
 
     @property
     def is_calibrated(self):
@@ -94,6 +98,8 @@ class Checkpoint:
         weights = packed(self.weights)
         if self.surface is not None:
             weights.update(self.surface.to_tensors())
+        if self.landmarks is not None:
+            weights.update(self.landmarks.to_tensors())
         part = path.with_name(path.name + '.part')
         # Not save_file, which makes files that only their owner can read.
         part.write_bytes(save(weights, {'pose_estimator': json.dumps(about)}))
@@ -120,6 +126,7 @@ class Checkpoint:
                 about = json.loads((stream.metadata() or {}).get('pose_estimator', '{}'))
                 weights = unpacked({name: stream.get_tensor(name) for name in stream.keys()})
             surface = Surface.from_tensors(weights)
+            landmarks = Landmarks.from_tensors(weights)
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(f'{path}: expected a keypoint model (safetensors), got a damaged '
                              f'or foreign file: {error}') from error
@@ -130,7 +137,7 @@ class Checkpoint:
             checkpoint = cls(ObjectModel.from_dict(about['object']), about['network_input'],
                              tuple(about['channels']), HourglassConfig(**about['config']),
                              float(about['margin']), about['loss'], about['calibration'],
-                             weights, about['training'], surface)
+                             weights, about['training'], surface, landmarks)
             if checkpoint.loss not in LOSSES or checkpoint.network_input not in INPUTS:
                 raise ValueError(f'loss {checkpoint.loss!r}, input {checkpoint.network_input!r}')
             len(checkpoint.calibration['weights'])

@@ -22,7 +22,7 @@ from ..camera import CropCamera, PinholeCamera
 from ..devices import keep_freed_memory
 from ..geometry import Pose
 from ..instance import Instance
-from ..pipeline import EXPLAINED, gather, is_surer
+from ..pipeline import EXPLAINED, gather, is_surer, sight
 from ..pose_error import add, adi
 from ..refinement.refiner import NOT_REFINED, Refiner
 from ..scoring import (
@@ -92,6 +92,8 @@ class _Outcome:
         Normalised squared error, NaN where the pose is wrong.
     shift, angle : float
         From the true pose, diameters and degrees.
+    by_landmarks : bool
+        Whether the pose is theirs.
 
     """
 
@@ -101,6 +103,7 @@ class _Outcome:
     nees: float
     shift: float
     angle: float
+    by_landmarks: bool
 
 
 class _Judge:
@@ -132,7 +135,7 @@ class _Judge:
             nees = error @ np.linalg.pinv(result.covariance) @ error
         return _Outcome(seen.features(model.diameter), bool(is_right), float(share), float(nees),
                         float(np.linalg.norm(move) / model.diameter),
-                        float(np.degrees(np.linalg.norm(turn))))
+                        float(np.degrees(np.linalg.norm(turn))), seen.landmarks > 0)
 
 
 def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
@@ -224,6 +227,7 @@ def evaluate_virtually(checkpoint, sampler, easy=1.0, fit=True, refiner=None):
         'no_pose': 100 * (1 - len(taken) / len(is_right)),
         'without_mask': 100 * sum(not one[2] for one in filter(None, everything))
         / len(is_right) if False in ways else None,
+        'by_landmarks': 100 * sum(one.by_landmarks for one in taken) / len(is_right),
         'calibration_error': float(gap),
         'covered_95': 100 * float(np.mean(left <= chi2.ppf(0.95, 6))) if len(left) else None,
         'mean_nees': float(left.mean()) if len(left) else None}
@@ -324,8 +328,11 @@ class _Batches:
         self.sampler.seed(self.seeds[index])
         batch = self.sampler.batch(BATCH)
         self.sampler.config = config
-        return batch, {way: list(_look(self._predictor, self.refiner, batch, way))
-                       for way in self.ways}
+        pictures = list(_pictures(self._predictor, batch))
+        sightings = [self.refiner and sight(self.checkpoint, image, [instance], camera)
+                     for image, instance, camera in pictures]
+        return batch, {way: list(_look(self._predictor, self.refiner, batch, pictures, sightings,
+                                       way)) for way in self.ways}
 
     def each(self, examine, doing):
         """
@@ -470,7 +477,23 @@ def _too_far(batches, index):
             for way, seen in looks.items()}
 
 
-def _look(predictor, refiner, batch, use_masks):
+def _pictures(predictor, batch):
+    """Yield what the pipeline is given of each picture of a batch: image, Instance, camera."""
+    masks, rgb = _bytes(batch.mask[:, 0]), None
+    if batch.rgb is not None:
+        rgb = _bytes(batch.rgb.permute(0, 2, 3, 1))
+    side = masks.shape[-1]
+    half = predictor.size / predictor.checkpoint.margin / 2
+    box = (side - 1) / 2 + half * np.array([-1, -1, 1, 1])
+    for index in range(len(masks)):
+        # All that is more than nothing, 0.8 pixels of the crop wider than at half: masks of
+        # HELD_BACK were chosen so, and at half nothing is better (docs/experiments.md).
+        yield (None if rgb is None else rgb[index],
+               Instance(predictor.checkpoint.model.name, 1.0, box, masks[index] > 0, 1),
+               PinholeCamera(batch.K[index].double().numpy(), side, side))
+
+
+def _look(predictor, refiner, batch, pictures, sightings, use_masks):
     """
     Yield what the pipeline sees in each picture of a batch.
 
@@ -483,26 +506,18 @@ def _look(predictor, refiner, batch, use_masks):
         The crop.
 
     """
-    masks, rgb = _bytes(batch.mask[:, 0]), None
-    if batch.rgb is not None:
-        rgb = _bytes(batch.rgb.permute(0, 2, 3, 1))
-    side, size = masks.shape[-1], predictor.size
-    half = size / predictor.checkpoint.margin / 2
-    box = (side - 1) / 2 + half * np.array([-1, -1, 1, 1])
-    edge = (side - size) // 2
-    for index in range(len(masks)):
-        # All that is more than nothing, 0.8 pixels of the crop wider than at half: masks of
-        # HELD_BACK were chosen so, and at half nothing is better (docs/experiments.md).
-        instance = Instance(predictor.checkpoint.model.name, 1.0, box, masks[index] > 0, 1)
-        camera = PinholeCamera(batch.K[index].double().numpy(), side, side)
-        seen, = gather(predictor, None if rgb is None else rgb[index], [instance], camera,
-                       refiner, use_masks)
+    size = predictor.size
+    for index, (image, instance, camera) in enumerate(pictures):
+        side = camera.width
+        edge = (side - size) // 2
+        seen, = gather(predictor, image, [instance], camera, refiner, use_masks, sightings[index])
         # As the crop at the box has it, which looks straight ahead, whichever it was seen in.
-        first = CropCamera.look_at(camera, box, size, predictor.checkpoint.margin)
+        first = CropCamera.look_at(camera, instance.box, size, predictor.checkpoint.margin)
         seen = replace(seen, pixels=seen.crop.transfer(seen.pixels, first),
                        result=seen.result.turned(seen.crop.R_cam2crop.T))
         truth = batch.keypoints[index].numpy() - (side - size) / 2
-        picture = masks[index][..., None].repeat(3, 2) if rgb is None else rgb[index]
+        picture = (_bytes(batch.mask[index, 0])[..., None].repeat(3, 2) if image is None
+                   else image)
         yield seen, truth, picture[edge:edge + size, edge:edge + size]
 
 
@@ -522,12 +537,14 @@ def write_report(path, checkpoint, findings):
     stem = path.with_suffix('')
     model, network, about = checkpoint.model, checkpoint.config, checkpoint.training
     _draw(stem.with_name(stem.name + '.jpg'), checkpoint, findings)
-    scores = findings.scores
+    scores, landmarks = findings.scores, checkpoint.landmarks
 
     def number(key, pattern):
         return 'none' if scores[key] is None else pattern.format(scores[key])
 
-    blind = ('' if scores['without_mask'] is None else
+    ways = '' if landmarks is None else (
+        f'; {scores["by_landmarks"]:.1f} % of the poses began with its landmarks')
+    ways += ('' if scores['without_mask'] is None else
              f'; {scores["without_mask"]:.1f} % of the poses are those found without the mask')
     stem.with_name(stem.name + '.md').write_text(f"""# {stem.name}
 
@@ -544,9 +561,10 @@ Keypoint model of the object `{model.name}` for input `{checkpoint.network_input
 | Network | {network.modules} hourglasses, {network.width} channels, \
 {network.input_size} px in, {network.heatmap_size} px heatmaps, \
 {network.keypoints} keypoints, loss {checkpoint.loss} |
+| Landmarks | {len(landmarks.points) if landmarks else "none: too little is printed on it"} |
 
 On {scores["samples"]} held-back virtual crops (other views, backgrounds and seeds, occluded and
-with masks somewhat worse than in training){blind}:
+with masks somewhat worse than in training){ways}:
 
 | ADD below 0.1 d | median keypoint error | median rotation | median translation | no pose | \
 calibration error of the score |

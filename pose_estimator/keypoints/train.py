@@ -38,6 +38,7 @@ from .. import assets, learning
 from ..devices import (
     agree, has_fast_bfloat16, join_processes, keep_freed_memory, processor_name, training_device)
 from ..errors import InputError
+from ..landmarks import Landmarks
 from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, object_from_mesh, UNITS
 from ..pipeline import RESERVED, SUFFIX
 from ..refinement.refiner import Refiner
@@ -47,7 +48,7 @@ from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
 from ..synthetic.distractors import body_bank, clutter
 from ..synthetic.views import appearance_views, silhouette_views
 
-DEFAULT_MINUTES = 25.0
+DEFAULT_MINUTES = 24.0
 # What has learned most of what the package ships: the mean of their weights is a better start than
 # those of one alone or random ones, whatever the object (docs/experiments.md). All of an input go
 # back to the same weights, without which a mean would be none.
@@ -70,6 +71,8 @@ HARDER_CROPS = (60_000, 200_000)
 HELD_BACK: dict = {
     'mask_exact': 0.0, 'mask_dropped': 0.3, 'mask_eroded': 0.04, 'mask_dilated': 0.01,
     'mask_part_lost': 0.15}
+# Landmarks that find no more than these, percent of the virtual poses, are not worth their time.
+LEAST_SIGHTED = 1.0
 # Set apart by seed: what is trained on, and what the report is measured on.
 TRAIN_SEED, REPORT_SEED = 0, 1_000_003
 
@@ -503,8 +506,12 @@ def measure(checkpoint, mesh, path):
     refiner = None
     if checkpoint.network_input == 'rgb_mask':
         refiner = Refiner.beside(path.parent)
-        checkpoint = replace(checkpoint, surface=Surface.of_mesh(mesh))
+        landmarks = Landmarks.of_mesh(checkpoint.model, mesh, lambda views: tqdm(
+            views, desc=f'{checkpoint.model.name}: landmarks', unit='view', mininterval=1.0))
+        checkpoint = replace(checkpoint, surface=Surface.of_mesh(mesh), landmarks=landmarks)
     findings = evaluate_virtually(checkpoint, sampler, EASY, refiner=refiner)
+    if findings.scores['by_landmarks'] < LEAST_SIGHTED:
+        checkpoint = replace(checkpoint, landmarks=None)
     checkpoint = replace(checkpoint, calibration=findings.calibration,
                          training={**checkpoint.training, 'virtual_scores': findings.scores})
     checkpoint.save(path)

@@ -1,0 +1,310 @@
+"""What is printed on an object: places of its surface that are found again by their looks."""
+
+from dataclasses import dataclass
+import functools
+
+import cv2
+import numpy as np
+import torch
+
+from .camera import CropCamera
+from .geometry import Pose
+from .pnp import refine
+
+# Of the mesh this many views are drawn, from directions spread evenly, so many pixels a side,
+# from so many diameters away.
+VIEWS, VIEW_SIZE, DISTANCE = 120, 288, 4.0
+# The most that an object keeps, and the fewest for which it is worth while to look.
+MOST, FEWEST = 5000, 150
+# One place, seen in two views: nearer than this, diameters; and descriptors as far apart as this.
+SAME_PLACE, SAME_LOOK = 0.012, 0.45
+# Crops have so many pixels a side, the box 1/MARGIN of them, and so many features at most.
+SIZE, MARGIN, FEATURES = 256, 1.15, 1000
+# The nearest descriptor must be nearer than this times the nearest of another place, which is
+# farther away than ELSEWHERE, diameters; of so many that are nearest.
+RATIO, ELSEWHERE, NEAREST = 0.88, 0.05, 12
+# Reprojection error of a match that agrees, of the crop's side, and the fewest that must, in
+# spots of their own (docs/experiments.md).
+RADIUS, FEWEST_INLIERS = 0.012, 10
+ITERATIONS = 400
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """
+    A pose that landmarks agree on.
+
+    Attributes
+    ----------
+    pose : Pose
+        Model to crop camera.
+    inliers : int
+        Spots of the image that agree with it.
+
+    """
+
+    pose: Pose
+    inliers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """
+    Places of an object's surface with what they look like.
+
+    Attributes
+    ----------
+    points : array of float32, shape (N, 3)
+        Model frame, metres.
+    descriptors : array of uint8, shape (N, 128)
+        SIFT (Lowe 2004).
+
+    """
+
+    points: np.ndarray
+    descriptors: np.ndarray
+
+    @classmethod
+    def of_mesh(cls, model, mesh, progress=iter):
+        """
+        Return the landmarks of a mesh; None where too little is printed on it.
+
+        Parameters
+        ----------
+        model : ObjectModel
+            The object.
+        mesh : Mesh
+            Its mesh.
+        progress : callable
+            Wraps the iterable of views, to draw a bar.
+
+        """
+        from .synthetic.render import RayCaster
+        if not mesh.has_appearance:
+            return None
+        caster = RayCaster(mesh)
+        seen = [_seen_from(caster, model, direction)
+                for direction in progress(_directions(VIEWS))]
+        points, descriptors = (np.concatenate(each) for each in zip(*seen))
+        views = np.repeat(np.arange(VIEWS), [len(where) for where, _ in seen])
+        chosen = _repeated(points, descriptors, views, model.diameter)
+        if len(chosen) < FEWEST:
+            return None
+        return cls(points[chosen].astype(np.float32), descriptors[chosen])
+
+    def to_tensors(self):
+        """Return what from_tensors reads."""
+        return {'landmarks.points': torch.from_numpy(self.points),
+                'landmarks.descriptors': torch.from_numpy(self.descriptors)}
+
+    @classmethod
+    def from_tensors(cls, tensors):
+        """
+        Take landmarks out of a dict of tensors.
+
+        Returns
+        -------
+        Landmarks or None
+            None where the dict has none.
+
+        Raises
+        ------
+        ValueError
+            For tensors that do not fit together.
+
+        """
+        if 'landmarks.points' not in tensors:
+            return None
+        if 'landmarks.descriptors' not in tensors:
+            raise ValueError('the landmarks lack their descriptors')
+        points, descriptors = (tensors.pop(f'landmarks.{name}').numpy()
+                               for name in ('points', 'descriptors'))
+        if (points.ndim != 2 or points.shape[1] != 3 or descriptors.shape != (len(points), 128)
+                or descriptors.dtype != np.uint8 or not np.isfinite(points).all()):
+            raise ValueError('landmarks: expected finite points (N, 3) with descriptors (N, 128) '
+                             f'of 8 bits, got {points.shape}, {descriptors.shape} of '
+                             f'{descriptors.dtype}')
+        return cls(points, descriptors)
+
+    @functools.cached_property
+    def _roots(self):
+        return torch.from_numpy(_root(self.descriptors))
+
+    def find(self, image, crop, diameter):
+        """
+        Find the object.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (height, width, 3)
+            RGB, of the crop's camera.
+        crop : CropCamera
+            Of SIZE pixels a side.
+        diameter : float
+            Of the object, metres.
+
+        Returns
+        -------
+        list of Sighting
+            None, or a pose and, where the landmarks lie about in a plane, its twin.
+
+        """
+        gray = cv2.cvtColor(crop.crop(image), cv2.COLOR_RGB2GRAY)
+        keypoints, descriptors = _detector(FEATURES).detectAndCompute(gray, None)
+        if descriptors is None or len(keypoints) < FEWEST_INLIERS:
+            return []
+        pixels = np.array([one.pt for one in keypoints])
+        which, where = self._matched(_root(descriptors), diameter)
+        if len(which) < FEWEST_INLIERS:
+            return []
+        pixels, points = pixels[which], self.points[where].astype(float)
+        try:
+            found, rotvec, translation, inliers = cv2.solvePnPRansac(
+                points, pixels, crop.K, None, iterationsCount=ITERATIONS,
+                reprojectionError=RADIUS * crop.size, confidence=0.999, flags=cv2.SOLVEPNP_AP3P)
+        except cv2.error:
+            return []
+        if not found or inliers is None or len(inliers) < FEWEST_INLIERS:
+            return []
+        inliers = inliers[:, 0]
+        pose = Pose.from_rotvec(rotvec, translation)
+        sightings = []
+        for start in (pose, _twin(pose, points[inliers])):
+            sighting = _settled(start, points, pixels, inliers, crop)
+            if sighting is not None:
+                sightings.append(sighting)
+        return sightings
+
+    def _matched(self, roots, diameter):
+        """Return which features are landmarks (M,), and which landmarks they are (M,)."""
+        alike = torch.from_numpy(roots) @ self._roots.T
+        value, best = (each.numpy() for each in alike.topk(min(NEAREST, alike.shape[1])))
+        apart = np.sqrt(np.maximum(2 - 2 * value, 0))
+        away = np.linalg.norm(self.points[best] - self.points[best[:, :1]], axis=2)
+        elsewhere = away > ELSEWHERE * diameter
+        other = np.where(elsewhere.any(1), apart[np.arange(len(best)), elsewhere.argmax(1)],
+                         apart[:, -1])
+        which = np.flatnonzero(apart[:, 0] < RATIO * other)
+        return which, best[which, 0]
+
+
+def _settled(pose, points, pixels, inliers, crop):
+    """Return the Sighting near a pose, None where too few agree."""
+    radius = RADIUS * crop.size
+    for _ in range(2):
+        pose, _ = refine(pose, points[inliers], pixels[inliers], np.ones(len(inliers)), crop.K,
+                         radius / 2)
+        seen = pose.transform(points)
+        if (seen[:, 2] <= 0).any():
+            return None
+        error = np.linalg.norm(crop.project(seen) - pixels, axis=1)
+        inliers = np.flatnonzero(error < radius)
+        if len(inliers) < FEWEST_INLIERS:
+            return None
+    # A spot may have several features, one for each direction that it could be said to have.
+    spots = len(np.unique(pixels[inliers].round(), axis=0))
+    if spots < FEWEST_INLIERS:
+        return None
+    return Sighting(pose, spots)
+
+
+def _twin(pose, points):
+    """
+    Return the other pose in which the plane through points looks much the same.
+
+    Far away, a plane that is mirrored in depth cannot be told from the plane.
+
+    """
+    middle = points.mean(0)
+    normal = pose.R_m2c @ np.linalg.svd(points - middle)[2][2]
+    centre = pose.transform(middle[None])[0]
+    sight = centre / np.linalg.norm(centre)
+    mirror = (np.eye(3) - 2 * np.outer(sight, sight)) @ (np.eye(3) - 2 * np.outer(normal, normal))
+    rotation = mirror @ pose.R_m2c
+    return Pose(rotation, centre - rotation @ middle)
+
+
+def _directions(count):
+    """Return unit vectors (count, 3) spread over the sphere (a Fibonacci lattice)."""
+    z = 1 - (2 * np.arange(count) + 1) / count
+    angle = np.pi * (3 - np.sqrt(5)) * np.arange(count)
+    radius = np.sqrt(1 - z ** 2)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], 1)
+
+
+def _seen_from(caster, model, direction):
+    """Return points (N, 3) and descriptors (N, 128) of what is seen from a direction."""
+    aside = np.cross([0, 0, 1.0], -direction)
+    aside /= np.linalg.norm(aside)
+    rotation = np.stack([aside, np.cross(-direction, aside), -direction])
+    pose = Pose(rotation, [0, 0, DISTANCE * model.diameter] - rotation @ model.center)
+    # Drawn finer and shrunk: hard edges would be features that no camera sees.
+    fine = 2 * VIEW_SIZE
+    focal = fine * (DISTANCE - 0.5)
+    K = np.array([[focal, 0, (fine - 1) / 2], [0, focal, (fine - 1) / 2], [0, 0, 1]])
+    seen = caster.render(pose, K, fine, fine)
+    light = 0.5 + 0.5 * np.clip(-seen.normal[..., 2:], 0, 1)
+    picture = np.where(seen.mask[..., None], seen.albedo * light, 110.0).astype(np.uint8)
+    gray = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (VIEW_SIZE, VIEW_SIZE),
+                      interpolation=cv2.INTER_AREA)
+    inside = cv2.erode(seen.mask.view(np.uint8), np.ones((9, 9), np.uint8))
+    inside = cv2.resize(inside, (VIEW_SIZE, VIEW_SIZE), interpolation=cv2.INTER_NEAREST)
+    keypoints, descriptors = _detector(0).detectAndCompute(gray, inside)
+    if descriptors is None:
+        return np.zeros((0, 3)), np.zeros((0, 128), np.uint8)
+    pixels = (np.array([one.pt for one in keypoints]) + 0.5) * 2 - 0.5
+    x, y = pixels.round().astype(int).clip(0, fine - 1).T
+    rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(K).T
+    points = (rays * seen.depth[y, x][:, None] - pose.t_m2c) @ rotation
+    # What is seen edge on is found again from nowhere else.
+    good = (seen.depth[y, x] > 0) & (seen.normal[y, x, 2] < -0.5)
+    return points[good], descriptors[good].astype(np.uint8)
+
+
+def _repeated(points, descriptors, views, diameter):
+    """
+    Choose landmarks that are seen from several views, each but once.
+
+    Returns
+    -------
+    chosen : array of int, shape (N,)
+        Those that are seen most often first.
+
+    """
+    from scipy.spatial import cKDTree
+    roots = _root(descriptors)
+    pairs = cKDTree(points).query_pairs(SAME_PLACE * diameter, output_type='ndarray')
+    pairs = pairs[views[pairs[:, 0]] != views[pairs[:, 1]]]
+    alike = np.concatenate([(roots[part[:, 0]] * roots[part[:, 1]]).sum(1) for part in
+                            np.array_split(pairs, len(pairs) // 100000 + 1)])
+    pairs = pairs[alike > 1 - SAME_LOOK ** 2 / 2]
+    count = np.bincount(pairs.ravel(), minlength=len(points))
+    first, second = np.concatenate([pairs, pairs[:, ::-1]]).T
+    order = np.argsort(first, kind='stable')
+    first, second = first[order], second[order]
+    begin = np.searchsorted(first, np.arange(len(points) + 1))
+    is_free = count > 0
+    chosen = []
+    for index in np.argsort(-count, kind='stable'):
+        if is_free[index]:
+            chosen.append(index)
+            is_free[second[begin[index]:begin[index + 1]]] = False
+            if len(chosen) == MOST:
+                break
+    return np.array(chosen, int)
+
+
+@functools.lru_cache(maxsize=None)
+def _detector(count):
+    return cv2.SIFT_create(nfeatures=count, contrastThreshold=0.02)  # type: ignore[attr-defined]
+
+
+def _root(descriptors):
+    """Return descriptors as unit vectors, in which Hellinger's distance is Euclid's (RootSIFT)."""
+    values = np.sqrt(descriptors.astype(np.float32))
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
+
+
+def look_at(camera, box):
+    """Return the CropCamera for Landmarks.find."""
+    return CropCamera.look_at(camera, box, SIZE, MARGIN)

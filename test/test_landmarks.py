@@ -1,0 +1,155 @@
+"""What is printed on a thing says where it is, also to a network that has learned nothing."""
+
+from dataclasses import replace
+import functools
+
+import numpy as np
+from pose_estimator import landmarks as module
+from pose_estimator.camera import CropCamera, PinholeCamera
+from pose_estimator.geometry import Pose
+from pose_estimator.instance import Instance, mask_box
+from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.landmarks import _twin, FEWEST_INLIERS, Landmarks, look_at
+from pose_estimator.mesh import make_mesh
+from pose_estimator.object_model import object_from_mesh
+from pose_estimator.pipeline import PoseEstimator, sight
+from pose_estimator.refinement.surface import Surface
+from pose_estimator.synthetic.backgrounds import random_background
+from pose_estimator.synthetic.render import RayCaster
+import pytest
+from test_pipeline import make_checkpoint
+import torch
+
+CAMERAS = {
+    'rectified': PinholeCamera(np.array([[600.0, 0, 320], [0, 590, 240], [0, 0, 1]]), 640, 480),
+    'plumb_bob': PinholeCamera(np.array([[600.0, 0, 320], [0, 590, 240], [0, 0, 1]]), 640, 480,
+                               [-0.2, 0.05, 0.001, -0.001, 0.0], 'plumb_bob')}
+# Seen from above and aside, in a corner of the image.
+TRUTH = Pose(np.array([[0.8, -0.6, 0], [-0.48, -0.64, -0.6], [0.36, 0.48, -0.8]]),
+             [0.08, 0.05, 0.7])
+
+
+@functools.cache
+def book():
+    return object_from_mesh('builtin:book', 'm', 'book')
+
+
+@functools.cache
+def landmarks():
+    return Landmarks.of_mesh(*book())
+
+
+@functools.cache
+def picture(name):
+    """Return image and mask of the book before something, as a camera sees it."""
+    camera, (_, mesh) = CAMERAS[name], book()
+    # Drawn without distortion, and looked up where the lens has it.
+    ideal = PinholeCamera(np.array([[1200.0, 0, 800], [0, 1200, 600], [0, 0, 1]]), 1600, 1200)
+    seen = RayCaster(mesh).render(TRUTH, ideal.K, 1600, 1200)
+    light = 0.7 + 0.3 * -seen.normal[..., 2:]
+    behind = random_background(np.random.default_rng(5), 1200, 1600)
+    image = np.where(seen.mask[..., None], seen.albedo * light, behind).astype(np.uint8)
+    y, x = np.mgrid[:480, :640]
+    at = ideal.project(camera.rays(np.column_stack([x.ravel(), y.ravel()])))
+    column, row = at.round().astype(int).T
+    return image[row, column].reshape(480, 640, 3), seen.mask[row, column].reshape(480, 640)
+
+
+@pytest.mark.parametrize('name', CAMERAS)
+def test_book_found_by_its_print(name):
+    image, mask = picture(name)
+    crop = look_at(CAMERAS[name], mask_box(mask))
+    found = landmarks().find(image, crop, book()[0].diameter)
+    best = max(found, key=lambda one: one.inliers)
+    assert best.inliers > 3 * FEWEST_INLIERS
+    pose = Pose(crop.R_cam2crop.T, np.zeros(3)).compose(best.pose)
+    turn = np.trace(pose.R_m2c @ TRUTH.R_m2c.T)
+    assert np.degrees(np.arccos(min((turn - 1) / 2, 1))) < 2.0
+    assert np.linalg.norm(pose.t_m2c - TRUTH.t_m2c) < 0.015 * TRUTH.t_m2c[2]
+
+
+@pytest.mark.parametrize('image', [
+    random_background(np.random.default_rng(9), 480, 640), np.zeros((480, 640, 3), np.uint8),
+    np.full((480, 640, 3), 255, np.uint8)], ids=['something else', 'black', 'white'])
+def test_nothing_found_where_it_is_not(image):
+    crop = look_at(CAMERAS['rectified'], [200, 150, 420, 330])
+    assert landmarks().find(image, crop, book()[0].diameter) == []
+
+
+def test_network_that_knows_nothing_is_not_needed():
+    model, mesh = book()
+    image, mask = picture('rectified')
+    camera = CAMERAS['rectified']
+    instance = Instance('book', 0.9, mask_box(mask), mask, 1)
+    blank = replace(make_checkpoint(model), surface=Surface.of_mesh(mesh))
+    without, = PoseEstimator([blank], min_score=0.0).estimate(image, [instance], camera)
+    assert without.pose is None
+    taught = replace(blank, landmarks=landmarks())
+    found, = PoseEstimator([taught], min_score=0.0).estimate(image, [instance], camera)
+    away = found.pose.transform(model.points) - TRUTH.transform(model.points)
+    assert np.linalg.norm(away, axis=1).mean() < 0.05 * model.diameter
+    assert np.isfinite(found.covariance).all() and np.isfinite(found.reprojection_error)
+
+
+def test_masks_alone_see_no_print():
+    model, _ = book()
+    _, mask = picture('rectified')
+    instance = Instance('book', 0.9, mask_box(mask), mask, 1)
+    checkpoint = replace(make_checkpoint(model, 'mask'), landmarks=landmarks())
+    assert sight(checkpoint, None, [instance], CAMERAS['rectified']) == [[]]
+
+
+def test_twin_of_a_plane_looks_alike_from_afar():
+    rng = np.random.default_rng(3)
+    points = np.column_stack([rng.uniform(-0.1, 0.1, (30, 2)), np.full(30, 0.02)])
+    pose = Pose(TRUTH.R_m2c, [0.3, -0.1, 8.0])
+    twin = _twin(pose, points)
+    K = CAMERAS['rectified'].K
+
+    def project(one):
+        seen = one.transform(points) @ K.T
+        return seen[:, :2] / seen[:, 2:]
+
+    assert np.abs(project(pose) - project(twin)).max() < 0.2
+    turn = np.trace(pose.R_m2c @ twin.R_m2c.T)
+    assert np.degrees(np.arccos((turn - 1) / 2)) > 30
+
+
+@pytest.mark.parametrize('colors', [None, np.array([[40, 90, 200]], np.uint8)],
+                         ids=['no colours', 'one colour'])
+def test_things_without_print_have_none(colors, monkeypatch):
+    monkeypatch.setattr(module, 'VIEWS', 12)
+    model, mesh = book()
+    if colors is not None:
+        colors = colors.repeat(len(mesh.vertices), 0)
+    assert Landmarks.of_mesh(model, make_mesh(mesh.vertices, mesh.faces, colors)) is None
+
+
+def test_kept_in_the_file(tmp_path):
+    model, mesh = book()
+    path = tmp_path / 'book.safetensors'
+    checkpoint = make_checkpoint(model)
+    replace(checkpoint, surface=Surface.of_mesh(mesh), landmarks=landmarks()).save(path)
+    loaded = Checkpoint.load(path)
+    np.testing.assert_array_equal(loaded.landmarks.points, landmarks().points)
+    np.testing.assert_array_equal(loaded.landmarks.descriptors, landmarks().descriptors)
+    assert not any(name.startswith('landmarks.') for name in loaded.weights)
+
+
+@pytest.mark.parametrize('spoil', [
+    {'points': torch.zeros(7, 3)}, {'points': torch.full((5, 3), torch.nan)},
+    {'descriptors': torch.zeros(5, 64, dtype=torch.uint8)},
+    {'descriptors': torch.zeros(5, 128)}, {'descriptors': None}])
+def test_damaged_ones_refused(spoil):
+    tensors = {'points': torch.zeros(5, 3),
+               'descriptors': torch.zeros(5, 128, dtype=torch.uint8), **spoil}
+    with pytest.raises(ValueError, match='landmarks'):
+        Landmarks.from_tensors({f'landmarks.{name}': tensor for name, tensor in tensors.items()
+                                if tensor is not None})
+
+
+def test_crop_fills_what_it_looks_at():
+    crop = look_at(CAMERAS['rectified'], [100, 100, 300, 250])
+    assert isinstance(crop, CropCamera)
+    corners = crop.to_image([[0, 0], [crop.size - 1, crop.size - 1]])
+    assert (corners[0] < [100, 100]).all() and (corners[1] > [300, 250]).all()
