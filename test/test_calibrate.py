@@ -123,7 +123,7 @@ def test_soft_masks_are_taken_whole(monkeypatch):
     checkpoint = SimpleNamespace(model=SimpleNamespace(name='cup'), margin=1.25)
     given, crops = [], []
 
-    def gather(predictor, image, instances, camera, refiner, use_masks):
+    def gather(predictor, image, instances, camera, refiner, use_masks, sightings):
         given.extend(instances)
         crop = CropCamera.look_at(camera, instances[0].box + [3, 2, 4, 5], 32, 1.25)
         crops.append(crop)
@@ -132,8 +132,9 @@ def test_soft_masks_are_taken_whole(monkeypatch):
                          -np.inf, np.zeros(2), NOT_REFINED, nothing)]
 
     monkeypatch.setattr(report, 'gather', gather)
-    found = list(report._look(SimpleNamespace(size=32, checkpoint=checkpoint), None, batch,
-                              True))
+    predictor = SimpleNamespace(size=32, checkpoint=checkpoint)
+    pictures = list(report._pictures(predictor, batch))
+    found = list(report._look(predictor, None, batch, pictures, [None, None], True))
     assert [int(one.mask.sum()) for one in given] == [20 * 20] * 2
     # Keypoints lie where they were seen, in whichever crop that was.
     for (seen, _, _), one, crop in zip(found, given, crops):

@@ -91,6 +91,22 @@ def test_network_that_knows_nothing_is_not_needed():
     assert np.isfinite(found.covariance).all() and np.isfinite(found.reprojection_error)
 
 
+def test_print_of_another_one_beside_does_not_count():
+    model, mesh = book()
+    image, mask = picture('rectified')
+    x0, y0, x1, y1 = mask_box(mask)
+    # All of the book is in the box, but the mask is of something at its edge.
+    beside = np.zeros_like(mask)
+    beside[int(y0):int(y1), int(x1):int(x1) + 40] = True
+    instance = Instance('book', 0.9, np.array([x0, y0, x1 + 40, y1]), beside, 1)
+    checkpoint = replace(make_checkpoint(model), surface=Surface.of_mesh(mesh),
+                         landmarks=landmarks())
+    assert sight(checkpoint, image, [instance], CAMERAS['rectified'])[0]
+    found, = PoseEstimator([checkpoint], min_score=0.0).estimate(
+        image, [instance], CAMERAS['rectified'])
+    assert found.pose is None
+
+
 def test_masks_alone_see_no_print():
     model, _ = book()
     _, mask = picture('rectified')

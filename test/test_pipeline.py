@@ -5,6 +5,7 @@ import functools
 from types import SimpleNamespace
 
 import numpy as np
+from pose_estimator import pipeline
 from pose_estimator.camera import CropCamera, PinholeCamera
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose, random_rotations
@@ -265,12 +266,14 @@ def test_those_in_doubt_are_told_from_the_others(mesh, monkeypatch):
                  for number in range(5)]
     chances = {True: {0: 0.9, 1: 0.1, 3: 0.2, 4: 0.004}, False: {1: 0.25, 3: 0.6}}
 
-    def find(name, image, given, camera, use_masks=True):
-        assert [one.id for one in given] == list(chances[use_masks])
+    def find(name, image, given, camera, sightings, use_masks=True):
+        assert [one.id for one in given] == sightings == list(chances[use_masks])
         return [SimpleNamespace(instance=one, score=chances[use_masks][one.id],
                                 way=use_masks) for one in given]
 
     monkeypatch.setattr(estimator, '_find', find)
+    monkeypatch.setattr(pipeline, 'sight', lambda checkpoint, image, given, camera:
+                        [one.id for one in given])
     found = estimator.estimate(np.zeros((480, 640, 3), np.uint8), instances,
                                CAMERAS['rectified'])
     assert [one.instance.id for one in found] == list(range(5))
