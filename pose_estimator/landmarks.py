@@ -11,9 +11,9 @@ from .camera import CropCamera
 from .geometry import Pose
 from .pnp import refine
 
-# Of the mesh this many views are drawn, from directions spread evenly, so many pixels a side,
-# from so many diameters away.
-VIEWS, VIEW_SIZE, DISTANCE = 120, 288, 4.0
+# Of the mesh this many views are drawn, from directions spread evenly, so many diameters away; the
+# diameter has about so many pixels. They are drawn so many times finer, with so many pixels round.
+VIEWS, DISTANCE, VIEW_SIZE, FINER, ROUND = 120, 4.0, 288, 2, 16
 # The most that an object keeps, and the fewest for which it is worth while to look.
 MOST, FEWEST = 5000, 150
 # One place, seen in two views: nearer than this, diameters; and descriptors as far apart as this.
@@ -239,22 +239,25 @@ def _seen_from(caster, model, direction):
     rotation = np.stack([aside, np.cross(-direction, aside), -direction])
     pose = Pose(rotation, [0, 0, DISTANCE * model.diameter] - rotation @ model.center)
     # Drawn finer and shrunk: hard edges would be features that no camera sees.
-    fine = 2 * VIEW_SIZE
-    focal = fine * (DISTANCE - 0.5)
-    K = np.array([[focal, 0, (fine - 1) / 2], [0, focal, (fine - 1) / 2], [0, 0, 1]])
-    seen = caster.render(pose, K, fine, fine)
+    focal = FINER * VIEW_SIZE * (DISTANCE - 0.5)
+    spots = pose.transform(model.points)
+    spots = focal * spots[:, :2] / spots[:, 2:]
+    low = FINER * np.floor(spots.min(0) / FINER - ROUND).astype(int)
+    width, height = FINER * np.ceil(spots.max(0) / FINER + ROUND).astype(int) - low
+    seen = caster.render(pose, np.diag([focal, focal, 1.0]), width, height, low)
     light = 0.5 + 0.5 * np.clip(-seen.normal[..., 2:], 0, 1)
     picture = np.where(seen.mask[..., None], seen.albedo * light, 110.0).astype(np.uint8)
-    gray = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (VIEW_SIZE, VIEW_SIZE),
-                      interpolation=cv2.INTER_AREA)
+    size = (width // FINER, height // FINER)
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
     inside = cv2.erode(seen.mask.view(np.uint8), np.ones((9, 9), np.uint8))
-    inside = cv2.resize(inside, (VIEW_SIZE, VIEW_SIZE), interpolation=cv2.INTER_NEAREST)
+    inside = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST)
     keypoints, descriptors = _detector(0).detectAndCompute(gray, inside)
     if descriptors is None:
         return np.zeros((0, 3)), np.zeros((0, 128), np.uint8)
-    pixels = (np.array([one.pt for one in keypoints]) + 0.5) * 2 - 0.5
-    x, y = pixels.round().astype(int).clip(0, fine - 1).T
-    rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(K).T
+    pixels = (np.array([one.pt for one in keypoints]) + 0.5) * FINER - 0.5
+    x, y = pixels.round().astype(int).clip(0, [width - 1, height - 1]).T
+    rays = np.column_stack([(pixels + low) / focal, np.ones(len(pixels))])
     points = (rays * seen.depth[y, x][:, None] - pose.t_m2c) @ rotation
     # What is seen edge on is found again from nowhere else.
     good = (seen.depth[y, x] > 0) & (seen.normal[y, x, 2] < -0.5)
