@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from .geometry import Pose, rotation_of
-from .pnp import project
+from .pnp import INLIER_RADIUS, MIN_BELIEF, normal_matrix, PnPResult, project
 
 # The looks see past the edges of the crop, by this share of its side.
 BEYOND = 0.125
@@ -185,6 +185,40 @@ def most_believed_pose(hypotheses, belief, points, K):
     pixels, mass = near(seen[winner:winner + 1])
     return (Pose(rotation[winner], translation[winner]), pixels[0].astype(float),
             np.clip(mass[0], 0, 1).astype(float), float(value[winner]))
+
+
+def judge(pose, points, belief, crop):
+    """
+    Judge a pose that does not come of the keypoints by them.
+
+    Parameters
+    ----------
+    pose : Pose
+        Model to crop camera.
+    points : array, shape (K, 3)
+        Keypoints, model frame, metres.
+    belief : Belief
+        Of the crop.
+    crop : CropCamera
+        In whose frame the pose is.
+
+    Returns
+    -------
+    result : PnPResult
+        Of the pose as it is.
+    likelihood : float
+        Mean log of the belief at its keypoints.
+
+    """
+    seen, jacobian = project(pose.R_m2c[None], pose.t_m2c[None], points, crop.K)
+    pixels, mass = belief.window(WINDOWS[-1])(seen)
+    error = np.linalg.norm(seen[0] - pixels[0], axis=1)
+    inliers = (mass[0] >= MIN_BELIEF) & (error < INLIER_RADIUS * crop.size)
+    rms = (float(np.sqrt((error[inliers] ** 2).mean())) if inliers.any()
+           else INLIER_RADIUS * crop.size)
+    normal, _ = normal_matrix(jacobian[0], np.ones(len(points)))
+    covariance = max(rms, 0.25) ** 2 * np.linalg.pinv(normal, hermitian=True)
+    return PnPResult(pose, covariance, inliers, rms), float(belief.likelihood(seen)[0])
 
 
 def _gauss_newton(rotation, translation, jacobian, error, weight):

@@ -37,7 +37,7 @@ class Sighting:
     Attributes
     ----------
     pose : Pose
-        Model to crop camera.
+        Model to crop camera; to the real one where pipeline.sight returns it.
     inliers : int
         Spots of the image that agree with it.
 

@@ -8,14 +8,14 @@ from typing import Optional
 import numpy as np
 
 from . import landmarks
-from .belief import Belief, most_believed_pose
+from .belief import Belief, judge, most_believed_pose
 from .camera import CropCamera, PinholeCamera
 from .errors import InputError
 from .geometry import Pose
 from .instance import Instance, mask_box
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
-from .pnp import judge, PnPResult, propose, settle
+from .pnp import PnPResult, propose, settle
 from .refinement.refiner import FILE, NOT_REFINED, Refiner
 from .scoring import (
     calibration_of, distance_factor, DISTANCE_UNSURE, pose_features, score, silhouette_agreement)

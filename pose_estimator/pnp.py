@@ -16,8 +16,6 @@ MIN_BELIEF = 0.03
 MIN_INLIERS = 6
 # Reprojection error of an inlier, relative to the side of the crop.
 INLIER_RADIUS = 0.035
-# Window about a keypoint, cells: the last of belief.WINDOWS.
-NARROW = 0.8
 RANSAC_ITERATIONS = 50
 RANSAC_SOLVER = cv2.SOLVEPNP_AP3P
 REFINE_STEPS = 8
@@ -138,40 +136,6 @@ def settle(pose, points, pixels, confidence, K, size):
     # Two coordinates a point, less the six unknowns; never surer than a quarter of a pixel.
     variance = max((error[inliers] ** 2).sum() / max(2 * len(inliers) - 6, 1), 0.25 ** 2)
     return PnPResult(pose, variance * np.linalg.pinv(normal, hermitian=True), agree, rms)
-
-
-def judge(pose, points, belief, crop):
-    """
-    Judge a pose that does not come of the keypoints by them.
-
-    Parameters
-    ----------
-    pose : Pose
-        Model to crop camera.
-    points : array, shape (K, 3)
-        Keypoints, model frame, metres.
-    belief : Belief
-        Of the crop.
-    crop : CropCamera
-        In whose frame the pose is.
-
-    Returns
-    -------
-    result : PnPResult
-        Of the pose as it is.
-    likelihood : float
-        Mean log of the belief at its keypoints.
-
-    """
-    seen, jacobian = project(pose.R_m2c[None], pose.t_m2c[None], points, crop.K)
-    pixels, mass = belief.window(NARROW)(seen)
-    error = np.linalg.norm(seen[0] - pixels[0], axis=1)
-    inliers = (mass[0] >= MIN_BELIEF) & (error < INLIER_RADIUS * crop.size)
-    rms = (float(np.sqrt((error[inliers] ** 2).mean())) if inliers.any()
-           else INLIER_RADIUS * crop.size)
-    normal, _ = normal_matrix(jacobian[0], np.ones(len(points)))
-    covariance = max(rms, 0.25) ** 2 * np.linalg.pinv(normal, hermitian=True)
-    return PnPResult(pose, covariance, inliers, rms), float(belief.likelihood(seen)[0])
 
 
 def refine(pose, points, pixels, confidence, K, scale):
