@@ -56,13 +56,15 @@ def _crops_and_poses(models, cores):
             rates = pool.starmap(crops_per_second, [(network_input, size)] * cores)
         print(f'  {network_input:8} {size:4} px  {sum(rates):6.0f} samples/s')
     print('\npose stage (crop, network, solver, refinement), one object, 640 x 480:')
-    for network_input in ('rgb_mask', 'mask'):
-        if 'cup' in find_models(models, network_input):
+    # The book has landmarks besides.
+    for name, network_input in (('cup', 'rgb_mask'), ('book', 'rgb_mask'), ('cup', 'mask')):
+        if name in find_models(models, network_input):
             for threads in (1, 2):
                 for count in COUNTS:
-                    median, late = pose_milliseconds(models, network_input, count, threads)
-                    print(f'  {network_input:8} {threads} threads {count:3} instances  median '
-                          f'{median:6.1f} ms, 95 % {late:6.1f} ms, each {median / count:5.1f} ms')
+                    median, late = pose_milliseconds(models, name, network_input, count, threads)
+                    print(f'  {name:4} {network_input:8} {threads} threads {count:3} instances  '
+                          f'median {median:6.1f} ms, 95 % {late:6.1f} ms, each '
+                          f'{median / count:5.1f} ms')
     print(f'\nnetwork alone, {len(LOOKS)} looks at one crop, one thread:')
     for name, median in network_milliseconds(models).items():
         print(f'  {name:45}  median {median:6.1f} ms')
@@ -99,15 +101,15 @@ def crops_per_second(network_input, size):
     return count / (time.perf_counter() - started)
 
 
-def pose_milliseconds(models, network_input, count, threads=1):
-    """Return median and 95th percentile of the time for `count` cups."""
+def pose_milliseconds(models, name, network_input, count, threads=1):
+    """Return median and 95th percentile of the time for `count` objects of a name."""
     import torch
     torch.set_num_threads(threads)
     # All are given out. A pose in doubt would be looked for twice, but this one is sure.
     estimator = PoseEstimator.from_directory(models, network_input, min_score=0.0,
-                                             objects=['cup'])
-    # The same cup so many times: the solver has real work with each.
-    frame = next(video(*load_object(assets.find('config') / 'objects/cup.yaml')))
+                                             objects=[name])
+    # The same one so many times: the solver has real work with each.
+    frame = next(video(*load_object(assets.find('config') / f'objects/{name}.yaml')))
     instances = [frame.instance] * count
     return _times(lambda: estimator.estimate(frame.image, instances, video_camera()))
 
@@ -162,10 +164,11 @@ def segmenter_milliseconds(weights, threads=1):
     """
     Return median and 95th percentile of the time for an image of the demo, by runtime.
 
-    All runtimes on one thread, the default alone on more.
+    All runtimes on one thread, the default alone on more; and that as nodes have it, confirmed.
 
     """
     import torch
+    from .confirmed import ConfirmedSegmenter
     from .runtimes import fastest, missing_packages, RUNTIMES
     from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
     torch.set_num_threads(threads)
@@ -189,6 +192,9 @@ def segmenter_milliseconds(weights, threads=1):
             times[shown] = _times(lambda: segmenter.segment(image), repeats=15)
         except RuntimeError as error:  # torch.compile wants a C++ compiler
             print(f'  {name}: {str(error).splitlines()[0][:60]}')
+    confirmed = ConfirmedSegmenter.from_checkpoint(weights)
+    times['confirmed by keypoints (default)'] = _times(lambda: confirmed.segment(image),
+                                                       repeats=15)
     return times
 
 

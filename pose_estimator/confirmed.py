@@ -18,7 +18,7 @@ from .scoring import FEATURES
 from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
 
 # What the segmenter itself gives less than this is not looked at.
-LEAST_SCORE = 0.2
+LEAST_SCORE = 0.3
 # Odds are no worse than those of this chance and no better than those of what is left.
 LEAST_CHANCE = 1e-4
 

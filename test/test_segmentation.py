@@ -21,12 +21,17 @@ import pytest
 
 torch = pytest.importorskip('torch')
 
+from torchvision.models.detection.image_list import ImageList  # noqa: E402, I100
+from torchvision.models.detection.rpn import concat_box_prediction_layers  # noqa: E402
+from torchvision.ops import MultiScaleRoIAlign  # noqa: E402
+
 from pose_estimator.runtimes import fastest, missing_packages, RUNTIMES  # noqa: E402, I100
 from pose_estimator.segmentation import mask_rcnn, train  # noqa: E402
 from pose_estimator.segmentation.backbone import EfficientNetLite, mix_styles  # noqa: E402
 from pose_estimator.segmentation.mask_rcnn import (  # noqa: E402
     build_network, load_checkpoint, MaskRCNNConfig, MaskRCNNSegmenter, paste_mask,
     save_checkpoint)
+from pose_estimator.segmentation.pooling import PooledPyramid  # noqa: E402
 from pose_estimator.synthetic.backgrounds import random_background  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,12 +240,51 @@ def test_things_lie_at_the_same_place_in_all_sizes():
         assert near > (0.8, 0.8)
 
 
+class Echo:
+    """Features of regions that are the regions."""
+
+    @staticmethod
+    def pool(_, boxes):
+        return boxes
+
+
 def test_masks_of_a_larger_size_lie_where_those_of_the_first_do():
-    view = mask_rcnn._View({}, (120, 160), torch.full((4,), 1.6), torch.zeros(0, 4))
+    view = mask_rcnn._View(Echo, torch.full((4,), 1.6), torch.zeros(0, 4))
     boxes = torch.tensor([[0.0, 10.0, 40.0, 70.0]])
     # The centre of pixel p, of the first size, is that of pixel (p + 0.5) * 1.6 - 0.5.
-    assert torch.allclose(view.pool(lambda _, where, sides: where[0], view.shifted(boxes)),
-                          (boxes + 0.5) * 1.6 - 0.5)
+    assert torch.allclose(view.pool(None, view.shifted(boxes)), (boxes + 0.5) * 1.6 - 0.5)
+
+
+@pytest.mark.parametrize('size, canonical', [(7, 112), (14, 224)])
+def test_regions_have_the_features_that_torchvision_gives_them(size, canonical):
+    torch.manual_seed(0)
+    sides = (90, 123)
+    maps = [torch.randn(1, 5, -(-96 // step), -(-128 // step)) for step in (4, 8, 16, 32)]
+    corner = torch.rand(300, 2) * torch.tensor([123.0, 90.0])
+    side = torch.exp(torch.rand(300, 2) * 6 - 1)  # of less than a pixel, and beyond the image
+    boxes = torch.cat([corner - side / 2, corner + side / 2], 1)
+    names = ['0', '1', '2', '3']
+    pooling = MultiScaleRoIAlign(names, size, 2, canonical_scale=canonical)
+    expected = pooling(dict(zip(names, maps)), [boxes], [sides])
+    pyramid = PooledPyramid(maps, sides)
+    torch.testing.assert_close(pyramid.pool(pooling, boxes), expected, atol=1e-4, rtol=1e-4)
+    assert pyramid.pool(pooling, boxes[:0]).shape == (0, 5, size, size)
+
+
+def test_proposals_are_torchvisions(checkpoint):
+    network, config, _ = load_checkpoint(checkpoint)
+    segmenter = MaskRCNNSegmenter.of(network, config, runtime='eager')
+    torch.manual_seed(0)
+    sides, padded, rpn = (90, 120), (96, 128), network.rpn
+    maps = [torch.zeros(1, 1, -(-96 // step), 128 // step) for step in (4, 8, 16, 32, 64)]
+    objectness = [torch.randn(1, 3, *one.shape[2:]) for one in maps]
+    changes = [torch.randn(1, 12, *one.shape[2:]) / 4 for one in maps]
+    anchors = rpn.anchor_generator(ImageList(torch.zeros(1, 3, *padded), [sides]), maps)
+    flat, moves = concat_box_prediction_layers(list(objectness), list(changes))
+    expected, _ = rpn.filter_proposals(rpn.box_coder.decode(moves, anchors).view(1, -1, 4), flat,
+                                       [sides], [one[0].numel() for one in objectness])
+    torch.testing.assert_close(segmenter._proposals(padded, sides, objectness, changes),
+                               expected[0])
 
 
 def test_segmenter_refuses(checkpoint):

@@ -1,6 +1,6 @@
 """Mask R-CNN (He et al. 2017): torchvision's, with a light backbone or with COCO weights."""
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 import json
@@ -18,13 +18,14 @@ from torch.nn import functional
 from torchvision.models.detection import MaskRCNN, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import clip_boxes_to_image, FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import (
+    batched_nms, clip_boxes_to_image, FeaturePyramidNetwork, MultiScaleRoIAlign,
+    remove_small_boxes)
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from .backbone import EfficientNetLite, IMAGE_MEAN, IMAGE_STD
+from .pooling import PooledPyramid
 from ..devices import torch_device
 from ..errors import InputError
 from ..instance import Instance
@@ -134,16 +135,15 @@ class _LiteFPN(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """An image in one of its sizes: maps, sides, and proposals (N, 4) in pixels of the first."""
+    """An image in one of its sizes: maps, and proposals (N, 4) in pixels of the first."""
 
-    features: OrderedDict
-    sides: tuple
+    features: PooledPyramid
     factors: torch.Tensor
     proposals: torch.Tensor
 
     def pool(self, pooling, boxes):
         """Return the features of boxes, shape (N, 4), that are in pixels of the first size."""
-        return pooling(self.features, [boxes * self.factors], [self.sides])
+        return self.features.pool(pooling, boxes * self.factors)
 
     def shifted(self, boxes):
         """
@@ -469,13 +469,11 @@ class MaskRCNNSegmenter:
                 self.ignored[name] += 1
                 continue
             pasted = paste_mask(mask, box, factors, width, height)
-            if not pasted.any() or any(_overlap(pasted, other.mask) > SAME_THING
-                                       for other in instances):
-                continue
             # The network counts from a pixel's edge, Instance from its centre.
-            instances.append(Instance(self._class_map[name], float(score),
-                                      box * np.tile(factors, 2) - 0.5, pasted,
-                                      len(instances) + 1))
+            found = Instance(self._class_map[name], float(score),
+                             box * np.tile(factors, 2) - 0.5, pasted, len(instances) + 1)
+            if pasted.any() and all(_overlap(found, other) <= SAME_THING for other in instances):
+                instances.append(found)
         return instances
 
     def _resized(self, image, scale):
@@ -541,29 +539,54 @@ class MaskRCNNSegmenter:
     def _view(self, image, first):
         """Return the _View of an image; `first` are height and width in the first of its sizes."""
         height, width = image.shape[:2]
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-        tensor = tensor.permute(2, 0, 1)[None].float().mul_(self._gain).sub_(self._offset)
         # Sides that are multiples of 32, as the strides want it.
-        padded = functional.pad(tensor, (0, -width % 32, 0, -height % 32))
-        images = ImageList(padded, [(height, width)])
+        padded = torch.zeros(1, 3, height + -height % 32, width + -width % 32)
+        for plane, channel in zip(padded[0], cv2.split(image)):
+            plane[:height, :width] = torch.from_numpy(channel)
+        padded = padded.to(self._device)
+        padded[..., :height, :width].mul_(self._gain).sub_(self._offset)
         outputs = self._dense(padded)
         count = len(LEVELS)
-        features = OrderedDict(zip(LEVELS, outputs[:count]))
         # Not more regions than one image alone would have.
         most = -(-self._network.rpn.post_nms_top_n() // len(self._scales))
-        proposals = self._proposals(images, features, outputs[count:2 * count],
-                                    outputs[2 * count:])[0][:most]
+        proposals = self._proposals(padded.shape[2:], (height, width), outputs[count:2 * count],
+                                    outputs[2 * count:])[:most]
         factors = proposals.new_tensor([width / first[1], height / first[0]] * 2)
-        return _View(features, (height, width), factors, proposals / factors)
+        # Regions are of the maps that have a stride of their own, all but the last.
+        return _View(PooledPyramid(outputs[:count - 1], (height, width)), factors,
+                     proposals / factors)
 
-    def _proposals(self, images, features, objectness, changes):
-        """Return where something may be, a list of one tensor (N, 4): RegionProposalNetwork's."""
+    def _proposals(self, padded, sides, objectness, changes):
+        """
+        Return where something may be, shape (N, 4), likeliest first.
+
+        What torchvision's RegionProposalNetwork gives, but only boxes that count are decoded.
+
+        Parameters
+        ----------
+        padded, sides : tuples of int
+            Height and width of what the network saw, and of the image in it.
+        objectness, changes : lists of tensors, shape (1, A, h, w) and (1, 4 A, h, w)
+            Of each level's A anchors.
+
+        """
         rpn = self._network.rpn
-        anchors = rpn.anchor_generator(images, list(features.values()))
-        counts = [one[0].numel() for one in objectness]
-        objectness, changes = concat_box_prediction_layers(objectness, changes)
-        boxes = rpn.box_coder.decode(changes, anchors).view(1, -1, 4)
-        return rpn.filter_proposals(boxes, objectness, images.image_sizes, counts)[0]
+        boxes, scores, levels = [], [], []
+        for level, (score, change) in enumerate(zip(objectness, changes)):
+            anchors, (height, width) = rpn.anchor_generator.cell_anchors[level], score.shape[2:]
+            score, index = score.flatten().topk(min(rpn.pre_nms_top_n(), score.numel()))
+            which, place = index // (height * width), index % (height * width)
+            x, y = (place % width * (padded[1] // width), place // width * (padded[0] // height))
+            anchors = anchors.to(score)[which] + torch.stack([x, y, x, y], 1)
+            change = change.reshape(-1, 4, height * width)[which, :, place]
+            boxes.append(rpn.box_coder.decode_single(change, anchors))
+            scores.append(score)
+            levels.append(torch.full_like(index, level))
+        boxes, scores, levels = (torch.cat(each) for each in (boxes, scores, levels))
+        boxes = clip_boxes_to_image(boxes, sides)
+        kept = remove_small_boxes(boxes, rpn.min_size)
+        kept = kept[batched_nms(boxes[kept], scores[kept], levels[kept], rpn.nms_thresh)]
+        return boxes[kept[:rpn.post_nms_top_n()]]
 
 
 def paste_mask(mask, box, factors, width, height, threshold=0.5):
@@ -608,6 +631,12 @@ def paste_mask(mask, box, factors, width, height, threshold=0.5):
 
 
 def _overlap(first, second):
-    """Return the part of the smaller mask that both cover."""
-    both = np.count_nonzero(first & second)
-    return both / max(min(int(np.count_nonzero(first)), int(np.count_nonzero(second))), 1)
+    """Return the part of the smaller one of two instances' masks that both cover."""
+    x0, y0 = np.maximum(first.box[:2], second.box[:2]).astype(int) - 1
+    x1, y1 = np.minimum(first.box[2:], second.box[2:]).astype(int) + 2
+    if x0 >= x1 or y0 >= y1:
+        return 0.0
+    where = np.s_[max(y0, 0):y1, max(x0, 0):x1]
+    both = np.count_nonzero(first.mask[where] & second.mask[where])
+    smaller = min(np.count_nonzero(first.mask), np.count_nonzero(second.mask))
+    return both / smaller if both else 0.0
