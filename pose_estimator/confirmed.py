@@ -17,8 +17,9 @@ from .keypoints.predictor import KeypointPredictor
 from .scoring import FEATURES
 from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
 
-# What the segmenter itself gives less than this is not looked at.
-LEAST_SCORE = 0.3
+# What the segmenter itself gives less than this is not looked at, nor what would have to gain
+# more: the odds of things that it doubts are hardly ever so many times better afterwards.
+LEAST_SCORE, MOST_GAINED = 0.2, 7 / 3
 # Odds are no worse than those of this chance and no better than those of what is left.
 LEAST_CHANCE = 1e-4
 
@@ -85,9 +86,10 @@ class ConfirmedSegmenter:
             checkpoint = Checkpoint.load(file) if is_there else None
             if checkpoint is not None and checkpoint.is_calibrated:
                 predictors[label] = KeypointPredictor(checkpoint, device)
-        least = min_score if least is None else least
-        least = LEAST_SCORE if set(labels) <= set(predictors) else min(LEAST_SCORE, least)
-        segmenter = MaskRCNNSegmenter.of(network, config, device, least, class_map)
+        hopeful = max(LEAST_SCORE, _chance(_log_odds(min_score) - math.log(MOST_GAINED)))
+        if not set(labels) <= set(predictors):
+            hopeful = min(hopeful, min_score if least is None else least)
+        segmenter = MaskRCNNSegmenter.of(network, config, device, hopeful, class_map)
         return cls(segmenter, predictors, min_score)
 
     @property

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from pose_estimator.assets import find
-from pose_estimator.confirmed import ConfirmedSegmenter, LEAST_SCORE
+from pose_estimator.confirmed import ConfirmedSegmenter
 from pose_estimator.demo.scene import DemoScene
 from pose_estimator.errors import InputError
 from pose_estimator.instance import Instance
@@ -110,13 +110,17 @@ def test_grey_images_and_no_detections():
 def test_models_beside_the_weights_confirm(tmp_path):
     weights = find('models') / 'segmenter.safetensors'
     confirmed = ConfirmedSegmenter.from_checkpoint(weights)
-    plain = MaskRCNNSegmenter.from_checkpoint(weights, min_score=LEAST_SCORE)
+    plain = MaskRCNNSegmenter.from_checkpoint(weights, min_score=0.3)
     frame = DemoScene(7).frame(1.0)
     before = {one.box.round(3).tobytes(): one.score for one in plain.segment(frame.image)}
     found = confirmed.segment(frame.image)
     assert {one.label for one in found} == {'book', 'bottle', 'cup'}
     assert all(one.score > 0.5 and one.box.round(3).tobytes() in before for one in found)
     assert any(before[one.box.round(3).tobytes()] != one.score for one in found)
+    # What could not become sure enough is not looked at.
+    for min_score, least in ((0.5, 0.3), (0.0, 0.2), (0.7, 0.5)):
+        one = ConfirmedSegmenter.from_checkpoint(weights, min_score=min_score)
+        assert abs(one._segmenter._network.roi_heads.score_thresh - least) < 1e-6
     # Without any model, what the segmenter says stays.
     alone = ConfirmedSegmenter.from_checkpoint(weights, tmp_path)
     assert [one.score for one in alone.segment(frame.image)] == sorted(
