@@ -27,6 +27,29 @@ RATIO, ELSEWHERE, NEAREST = 0.88, 0.05, 12
 # spots of their own (docs/experiments.md).
 RADIUS, FEWEST_INLIERS = 0.012, 10
 ITERATIONS = 400
+# Around a pose that is known, landmarks are looked for so far from where it has them, of the
+# crop's side; and no farther, diameters in the mean, is it moved.
+REACH, MOST_MOVED = 0.03, 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """
+    What is seen in the crop of an image.
+
+    Attributes
+    ----------
+    crop : CropCamera
+    pixels : array, shape (F, 2)
+        x, y in the crop.
+    roots : array of float32, shape (F, 128)
+        RootSIFT.
+
+    """
+
+    crop: CropCamera
+    pixels: np.ndarray
+    roots: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +60,16 @@ class Sighting:
     Attributes
     ----------
     pose : Pose
-        Model to crop camera; to the real one where pipeline.sight returns it.
+        Model to the camera that took the image.
     inliers : int
         Spots of the image that agree with it.
+    features : Features
 
     """
 
     pose: Pose
     inliers: int
+    features: Features
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,18 +171,18 @@ class Landmarks:
         Returns
         -------
         list of Sighting
-            None, or a pose and, where the landmarks lie about in a plane, its twin.
+            Nothing, or a pose and, where the landmarks lie about in a plane, its twin.
 
         """
         gray = cv2.cvtColor(crop.crop(image), cv2.COLOR_RGB2GRAY)
         keypoints, descriptors = _detector(FEATURES).detectAndCompute(gray, None)
         if descriptors is None or len(keypoints) < FEWEST_INLIERS:
             return []
-        pixels = np.array([one.pt for one in keypoints])
-        which, where = self._matched(_root(descriptors), diameter)
+        features = Features(crop, np.array([one.pt for one in keypoints]), _root(descriptors))
+        which, where = self._matched(features.roots, diameter)
         if len(which) < FEWEST_INLIERS:
             return []
-        pixels, points = pixels[which], self.points[where].astype(float)
+        pixels, points = features.pixels[which], self.points[where].astype(float)
         try:
             found, rotvec, translation, inliers = cv2.solvePnPRansac(
                 points, pixels, crop.K, None, iterationsCount=ITERATIONS,
@@ -170,10 +195,69 @@ class Landmarks:
         pose = Pose.from_rotvec(rotvec, translation)
         sightings = []
         for start in (pose, _twin(pose, points[inliers])):
-            sighting = _settled(start, points, pixels, inliers, crop)
-            if sighting is not None:
-                sightings.append(sighting)
+            settled, spots = _settled(start, points, pixels, inliers, crop)
+            if settled is not None:
+                sightings.append(Sighting(_turned(settled, crop.R_cam2crop.T), spots, features))
         return sightings
+
+    def align(self, pose, sighting, diameter):
+        """
+        Bring a pose to where the print is.
+
+        Near where it is expected a landmark is known from fewer others, so that many more are
+        found than by looking for it everywhere.
+
+        Parameters
+        ----------
+        pose : Pose
+            Model to camera, near the true one.
+        sighting : Sighting
+            Of `find`, in that image.
+        diameter : float
+            Of the object, metres.
+
+        Returns
+        -------
+        Pose or None
+            None where fewer landmarks agree than on the sighting, or on something else.
+
+        """
+        crop, pixels = sighting.features.crop, sighting.features.pixels
+        near = _turned(pose, crop.R_cam2crop)
+        seen = near.transform(self.points.astype(float))
+        if (seen[:, 2] <= 0).any():
+            return None
+        which, where = self._matched_near(sighting.features.roots, pixels, crop.project(seen),
+                                          REACH * crop.size, diameter)
+        if len(which) < FEWEST_INLIERS:
+            return None
+        aligned, spots = _settled(near, self.points[where].astype(float), pixels[which],
+                                  np.arange(len(which)), crop)
+        if aligned is None or spots < sighting.inliers:
+            return None
+        moved = np.linalg.norm(aligned.transform(self.points) - seen, axis=1).mean()
+        if moved > MOST_MOVED * diameter:
+            return None
+        return _turned(aligned, crop.R_cam2crop.T)
+
+    def _matched_near(self, roots, pixels, expected, reach, diameter):
+        """Return as _matched does, but only landmarks that are expected (N, 2) within reach."""
+        from scipy.spatial import cKDTree
+        pairs = cKDTree(pixels).sparse_distance_matrix(cKDTree(expected), reach,
+                                                       output_type='ndarray')
+        which, where = pairs['i'], pairs['j']
+        if not len(which):
+            return which, where
+        alike = np.einsum('ij,ij->i', roots[which], self._roots.numpy()[where])
+        order = np.lexsort([-alike, which])
+        which, where, alike = which[order], where[order], alike[order]
+        first = np.flatnonzero(np.diff(which, prepend=-1))  # the likest one of each feature
+        best = np.repeat(where[first], np.diff(first, append=len(which)))
+        away = np.linalg.norm(self.points[where] - self.points[best], axis=1)
+        other = np.maximum.reduceat(np.where(away > ELSEWHERE * diameter, alike, 0.5), first)
+        apart, beyond = (np.sqrt(np.maximum(2 - 2 * one, 0)) for one in (alike[first], other))
+        good = first[apart < RATIO * beyond]
+        return which[good], where[good]
 
     def _matched(self, roots, diameter):
         """Return which features are landmarks (M,), and which landmarks they are (M,)."""
@@ -189,23 +273,26 @@ class Landmarks:
 
 
 def _settled(pose, points, pixels, inliers, crop):
-    """Return the Sighting near a pose, None where too few agree."""
+    """Return the pose near one, in the crop's frame, and its spots; None, 0 if too few agree."""
     radius = RADIUS * crop.size
     for _ in range(2):
         pose, _ = refine(pose, points[inliers], pixels[inliers], np.ones(len(inliers)), crop.K,
                          radius / 2)
         seen = pose.transform(points)
         if (seen[:, 2] <= 0).any():
-            return None
+            return None, 0
         error = np.linalg.norm(crop.project(seen) - pixels, axis=1)
         inliers = np.flatnonzero(error < radius)
         if len(inliers) < FEWEST_INLIERS:
-            return None
+            return None, 0
     # A spot may have several features, one for each direction that it could be said to have.
     spots = len(np.unique(pixels[inliers].round(), axis=0))
-    if spots < FEWEST_INLIERS:
-        return None
-    return Sighting(pose, spots)
+    return (pose, spots) if spots >= FEWEST_INLIERS else (None, 0)
+
+
+def _turned(pose, rotation):
+    """Return a pose as a camera that is turned has it."""
+    return Pose(rotation, np.zeros(3)).compose(pose)
 
 
 def _twin(pose, points):

@@ -113,8 +113,8 @@ class Evidence:
         What was seen when the pose was mended; see Refined.features.
     result : PnPResult
         In the crop camera's frame.
-    landmarks : int
-        That agree on the pose; 0 where it is of the keypoints.
+    sighting : Sighting or None
+        Whose pose it is; None where it is of the keypoints.
 
     """
 
@@ -127,7 +127,12 @@ class Evidence:
     agreement: np.ndarray
     refinement: np.ndarray
     result: PnPResult
-    landmarks: int = 0
+    sighting: Optional[landmarks.Sighting] = None
+
+    @property
+    def landmarks(self):
+        """How many of them agree on the pose."""
+        return 0 if self.sighting is None else self.sighting.inliers
 
     def features(self, diameter):
         """Return what the score is made of; see scoring.py."""
@@ -155,13 +160,8 @@ def sight(checkpoint, image, instances, camera):
     """
     if checkpoint.landmarks is None or image is None:
         return [[] for _ in instances]
-    sightings = []
-    for instance in instances:
-        crop = landmarks.look_at(camera, instance.box)
-        back = Pose(crop.R_cam2crop.T, np.zeros(3))
-        sightings.append([replace(one, pose=back.compose(one.pose)) for one in
-                          checkpoint.landmarks.find(image, crop, checkpoint.model.diameter)])
-    return sightings
+    return [checkpoint.landmarks.find(image, landmarks.look_at(camera, instance.box),
+                                      checkpoint.model.diameter) for instance in instances]
 
 
 def gather(predictor, image, instances, camera, refiner=None, use_masks=True, sightings=None):
@@ -254,7 +254,8 @@ def _look(predictor, image, instances, camera, refiner, use_masks, sightings):
         evidence = _mend(refiner, predictor.checkpoint.surface, evidence, image,
                          [one.mask if use_masks else np.zeros_like(one.mask)
                           for one in instances], camera)
-    return _compared(evidence, predictor.checkpoint)
+    return _compared([_aligned(one, predictor.checkpoint) for one in evidence],
+                     predictor.checkpoint)
 
 
 def _sighted(one, belief, model, sightings):
@@ -268,8 +269,20 @@ def _sighted(one, belief, model, sightings):
         if agreement[0] >= EXPLAINED and worth > most:
             result, likelihood = judge(pose, model.keypoints, belief, one.crop)
             best, most = replace(one, result=result, likelihood=likelihood, agreement=agreement,
-                                 landmarks=sighting.inliers), worth
+                                 sighting=sighting), worth
     return best
+
+
+def _aligned(one, checkpoint):
+    """Return the evidence with a mended pose brought to where the print is, if that was seen."""
+    if one.sighting is None or one.result.pose is None:
+        return one
+    turn = one.crop.R_cam2crop
+    pose = checkpoint.landmarks.align(Pose(turn.T, np.zeros(3)).compose(one.result.pose),
+                                      one.sighting, checkpoint.model.diameter)
+    if pose is None:
+        return one
+    return replace(one, result=replace(one.result, pose=Pose(turn, np.zeros(3)).compose(pose)))
 
 
 def _better_box(one, box, model):

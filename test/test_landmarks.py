@@ -62,10 +62,29 @@ def test_book_found_by_its_print(name):
     found = landmarks().find(image, crop, book()[0].diameter)
     best = max(found, key=lambda one: one.inliers)
     assert best.inliers > 3 * FEWEST_INLIERS
-    pose = Pose(crop.R_cam2crop.T, np.zeros(3)).compose(best.pose)
+    assert degrees(best.pose) < 2.0
+    assert np.linalg.norm(best.pose.t_m2c - TRUTH.t_m2c) < 0.015 * TRUTH.t_m2c[2]
+
+
+def degrees(pose):
     turn = np.trace(pose.R_m2c @ TRUTH.R_m2c.T)
-    assert np.degrees(np.arccos(min((turn - 1) / 2, 1))) < 2.0
-    assert np.linalg.norm(pose.t_m2c - TRUTH.t_m2c) < 0.015 * TRUTH.t_m2c[2]
+    return np.degrees(np.arccos(min((turn - 1) / 2, 1)))
+
+
+@pytest.mark.parametrize('name', CAMERAS)
+def test_pose_beside_is_brought_to_the_print(name):
+    image, mask = picture(name)
+    model = book()[0]
+    found = landmarks().find(image, look_at(CAMERAS[name], mask_box(mask)), model.diameter)
+    best = max(found, key=lambda one: one.inliers)
+    turn = Pose.from_rotvec(np.radians([1.0, -1.0, 1.5]), np.zeros(3)).R_m2c
+    beside = Pose(turn @ TRUTH.R_m2c, TRUTH.t_m2c * 1.01 + [0.002, -0.001, 0])
+    aligned = landmarks().align(beside, best, model.diameter)
+    assert degrees(beside) > 2.0 > 0.5 > degrees(aligned)
+    assert np.linalg.norm(aligned.t_m2c - TRUTH.t_m2c) < 0.004 * TRUTH.t_m2c[2]
+    # Where nothing of the print is expected, or behind the camera, it is not.
+    for away in ([0.5, 0, 0.8], [0, 0, -0.7]):
+        assert landmarks().align(Pose(TRUTH.R_m2c, away), best, model.diameter) is None
 
 
 @pytest.mark.parametrize('image', [
