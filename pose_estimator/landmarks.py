@@ -27,6 +27,8 @@ RATIO, ELSEWHERE, NEAREST = 0.88, 0.05, 12
 # spots of their own (docs/experiments.md).
 RADIUS, FEWEST_INLIERS = 0.012, 10
 ITERATIONS = 400
+# Of equal things in one box so many are looked for.
+MOST_ALIKE = 3
 # Around a pose that is known, landmarks are looked for so far from where it has them, of the
 # crop's side; and no farther, diameters in the mean, is it moved.
 REACH, MOST_MOVED = 0.03, 0.1
@@ -155,7 +157,7 @@ class Landmarks:
     def _roots(self):
         return torch.from_numpy(_root(self.descriptors))
 
-    def find(self, image, crop, diameter):
+    def find(self, image, crop, diameter, is_it=None):
         """
         Find the object.
 
@@ -167,11 +169,15 @@ class Landmarks:
             Of SIZE pixels a side.
         diameter : float
             Of the object, metres.
+        is_it : callable or None
+            Whether a pose, model to camera, may be that of the thing that is looked for, not of
+            another one beside it; None: of any.
 
         Returns
         -------
         list of Sighting
-            Nothing, or a pose and, where the landmarks lie about in a plane, its twin.
+            Poses, each of them, where the landmarks lie about in a plane, with its twin; none
+            after the first that is_it.
 
         """
         gray = cv2.cvtColor(crop.crop(image), cv2.COLOR_RGB2GRAY)
@@ -183,21 +189,13 @@ class Landmarks:
         if len(which) < FEWEST_INLIERS:
             return []
         pixels, points = features.pixels[which], self.points[where].astype(float)
-        try:
-            found, rotvec, translation, inliers = cv2.solvePnPRansac(
-                points, pixels, crop.K, None, iterationsCount=ITERATIONS,
-                reprojectionError=RADIUS * crop.size, confidence=0.999, flags=cv2.SOLVEPNP_AP3P)
-        except cv2.error:
-            return []
-        if not found or inliers is None or len(inliers) < FEWEST_INLIERS:
-            return []
-        inliers = inliers[:, 0]
-        pose = Pose.from_rotvec(rotvec, translation)
-        sightings = []
-        for start in (pose, _twin(pose, points[inliers])):
-            settled, spots = _settled(start, points, pixels, inliers, crop)
-            if settled is not None:
-                sightings.append(Sighting(_turned(settled, crop.R_cam2crop.T), spots, features))
+        sightings: list = []
+        for _ in range(MOST_ALIKE):
+            found, agreeing = _agreed(points, pixels, features)
+            sightings += found
+            if not found or is_it is None or any(is_it(one.pose) for one in found):
+                break
+            pixels, points = pixels[~agreeing], points[~agreeing]
         return sightings
 
     def align(self, pose, sighting, diameter):
@@ -231,9 +229,9 @@ class Landmarks:
                                           REACH * crop.size, diameter)
         if len(which) < FEWEST_INLIERS:
             return None
-        aligned, spots = _settled(near, self.points[where].astype(float), pixels[which],
-                                  np.arange(len(which)), crop)
-        if aligned is None or spots < sighting.inliers:
+        points, pixels = self.points[where].astype(float), pixels[which]
+        aligned, inliers = _settled(near, points, pixels, np.arange(len(which)), crop)
+        if _spots(pixels[inliers]) < max(sighting.inliers, FEWEST_INLIERS):
             return None
         moved = np.linalg.norm(aligned.transform(self.points) - seen, axis=1).mean()
         if moved > MOST_MOVED * diameter:
@@ -272,22 +270,55 @@ class Landmarks:
         return which, best[which, 0]
 
 
+def _agreed(points, pixels, features):
+    """Return the Sightings of the pose that most matches agree on, and which ones do (M,)."""
+    crop, sightings, agreeing = features.crop, [], np.zeros(len(pixels), bool)
+    if len(pixels) < FEWEST_INLIERS:
+        return sightings, agreeing
+    try:
+        found, rotvec, translation, inliers = cv2.solvePnPRansac(
+            points, pixels, crop.K, None, iterationsCount=ITERATIONS,
+            reprojectionError=RADIUS * crop.size, confidence=0.999, flags=cv2.SOLVEPNP_AP3P)
+    except cv2.error:
+        return sightings, agreeing
+    if not found or inliers is None or len(inliers) < FEWEST_INLIERS:
+        return sightings, agreeing
+    inliers = inliers[:, 0]
+    agreeing[inliers] = True
+    pose = Pose.from_rotvec(rotvec, translation)
+    for start in (pose, _twin(pose, points[inliers])):
+        settled, own = _settled(start, points, pixels, inliers, crop)
+        spots = _spots(pixels[own])
+        if spots >= FEWEST_INLIERS:
+            sightings.append(Sighting(_turned(settled, crop.R_cam2crop.T), spots, features))
+            agreeing[own] = True
+    return sightings, agreeing
+
+
 def _settled(pose, points, pixels, inliers, crop):
-    """Return the pose near one, in the crop's frame, and its spots; None, 0 if too few agree."""
+    """Return the pose near one, in the crop's frame, and who agrees; none if too few."""
     radius = RADIUS * crop.size
     for _ in range(2):
         pose, _ = refine(pose, points[inliers], pixels[inliers], np.ones(len(inliers)), crop.K,
                          radius / 2)
         seen = pose.transform(points)
         if (seen[:, 2] <= 0).any():
-            return None, 0
+            return pose, inliers[:0]
         error = np.linalg.norm(crop.project(seen) - pixels, axis=1)
         inliers = np.flatnonzero(error < radius)
         if len(inliers) < FEWEST_INLIERS:
-            return None, 0
-    # A spot may have several features, one for each direction that it could be said to have.
-    spots = len(np.unique(pixels[inliers].round(), axis=0))
-    return (pose, spots) if spots >= FEWEST_INLIERS else (None, 0)
+            return pose, inliers[:0]
+    return pose, inliers
+
+
+def _spots(pixels):
+    """
+    Return how many spots of the image features (N, 2) lie in.
+
+    A spot may have several, one for each direction that it could be said to have.
+
+    """
+    return len(np.unique(pixels.round(), axis=0))
 
 
 def _turned(pose, rotation):

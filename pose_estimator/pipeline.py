@@ -161,8 +161,18 @@ def sight(checkpoint, image, instances, camera):
     """
     if checkpoint.landmarks is None or image is None:
         return [[] for _ in instances]
-    return [checkpoint.landmarks.find(image, landmarks.look_at(camera, instance.box),
-                                      checkpoint.model.diameter) for instance in instances]
+    sightings = []
+    for instance in instances:
+        crop = landmarks.look_at(camera, instance.box)
+        mask = crop.crop(instance.mask.view(np.uint8) * np.uint8(255))
+
+        def is_it(pose, crop=crop, mask=mask):
+            near = Pose(crop.R_cam2crop, np.zeros(3)).compose(pose)
+            return silhouette_agreement(mask, crop.project(
+                near.transform(checkpoint.model.points)))[0] >= EXPLAINED
+
+        sightings.append(checkpoint.landmarks.find(image, crop, checkpoint.model.diameter, is_it))
+    return sightings
 
 
 def gather(predictor, image, instances, camera, refiner=None, use_masks=True, sightings=None):

@@ -126,6 +126,28 @@ def test_print_of_another_one_beside_does_not_count():
     assert found.pose is None
 
 
+def test_the_right_one_of_two_alike_is_found():
+    model, mesh = book()
+    camera = CAMERAS['rectified']
+    turn = Pose.from_rotvec([0, 0, 0.4], np.zeros(3)).R_m2c
+    behind = Pose(turn @ TRUTH.R_m2c, TRUTH.t_m2c + [-0.12, 0, 0.06])
+    front, back = (RayCaster(mesh).render(one, camera.K, 640, 480) for one in (TRUTH, behind))
+    image = np.where(back.mask[..., None], back.albedo,
+                     random_background(np.random.default_rng(5), 480, 640))
+    image = np.where(front.mask[..., None], front.albedo, image).astype(np.uint8)
+    hidden = back.mask & ~front.mask
+    assert 0.6 < hidden.sum() / back.mask.sum() < 0.8
+    # In one box both are seen, the one in front better.
+    box = mask_box(front.mask | back.mask)
+    checkpoint = replace(make_checkpoint(model), surface=Surface.of_mesh(mesh),
+                         landmarks=landmarks())
+    for mask, true in ((hidden, behind), (front.mask, TRUTH)):
+        found, = PoseEstimator([checkpoint], min_score=0.0).estimate(
+            image, [Instance('book', 0.9, box, mask, 1)], camera)
+        away = found.pose.transform(model.points) - true.transform(model.points)
+        assert np.linalg.norm(away, axis=1).mean() < 0.1 * model.diameter
+
+
 def test_masks_alone_see_no_print():
     model, _ = book()
     _, mask = picture('rectified')
