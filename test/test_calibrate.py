@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 from pose_estimator.camera import CropCamera
 from pose_estimator.cli import main
-from pose_estimator.keypoints import report
+from pose_estimator.keypoints import report, train
 from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.keypoints.train import EASY, HELD_BACK, held_back_sampler, TrainConfig
+from pose_estimator.landmarks import Landmarks
 from pose_estimator.object_model import load_object
 from pose_estimator.pipeline import Evidence, PoseEstimator, SURE_ENOUGH
 from pose_estimator.pnp import PnPResult
@@ -48,6 +49,25 @@ def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
     assert all(torch.equal(found.weights[name], shipped.weights[name]) for name in shipped.weights)
     assert 'On 48 held-back virtual crops' in (tmp_path / 'bottle.md').read_text()
     PoseEstimator([found])
+
+
+@pytest.mark.parametrize('share, kept', [(0.9, False), (1.1, True)])
+def test_landmarks_that_find_next_to_nothing_are_dropped(share, kept, tmp_path, monkeypatch):
+    path = copied('book', tmp_path)
+    checkpoint, (_, mesh) = Checkpoint.load(path), load_object(tmp_path / 'book.yaml')
+    shipped = checkpoint.landmarks
+    monkeypatch.setattr(train, 'held_back_sampler', lambda *_: None)
+    monkeypatch.setattr(Landmarks, 'of_mesh', lambda *_: shipped)
+    monkeypatch.setattr(train, 'write_report', lambda *_: None)
+
+    def evaluate(one, sampler, config, refiner):
+        assert one.landmarks is shipped and one.surface is not None
+        scores = {'by_landmarks': share, 'add_0.1d': 50.0, 'keypoint_error_px': 3.0}
+        return SimpleNamespace(scores=scores, calibration=checkpoint.calibration)
+
+    monkeypatch.setattr(train, 'evaluate_virtually', evaluate)
+    train.measure(replace(checkpoint, landmarks=None), mesh, path)
+    assert (Checkpoint.load(path).landmarks is not None) == kept
 
 
 def test_what_was_fitted_before_has_no_say(quick, tmp_path):
@@ -168,7 +188,7 @@ def test_what_fails_in_a_process_fails_in_a_script_that_has_no_guard(tmp_path):
     """Processes that are spawned run the script that spawns them, unless they are kept from it."""
     script = tmp_path / 'script.py'
     script.write_text(f"""import numpy as np
-from pose_estimator.keypoints import report
+from pose_estimator.keypoints import report, train
 from pose_estimator.keypoints.checkpoint import Checkpoint
 print('begun')
 report.LEAST_BATCHES = 1

@@ -9,11 +9,14 @@ from pose_estimator.camera import CropCamera, PinholeCamera
 from pose_estimator.geometry import Pose
 from pose_estimator.instance import Instance, mask_box
 from pose_estimator.keypoints.checkpoint import Checkpoint
+from pose_estimator.keypoints.predictor import KeypointPredictor
 from pose_estimator.landmarks import _twin, FEWEST_INLIERS, Landmarks, look_at
 from pose_estimator.mesh import make_mesh
 from pose_estimator.object_model import object_from_mesh
-from pose_estimator.pipeline import PoseEstimator, sight
+from pose_estimator.pipeline import gather, PoseEstimator, sight
+from pose_estimator.refinement.refiner import Refiner
 from pose_estimator.refinement.surface import Surface
+from pose_estimator.scoring import FEATURES
 from pose_estimator.synthetic.backgrounds import random_background
 from pose_estimator.synthetic.render import RayCaster
 import pytest
@@ -108,6 +111,20 @@ def test_network_that_knows_nothing_is_not_needed():
     away = found.pose.transform(model.points) - TRUTH.transform(model.points)
     assert np.linalg.norm(away, axis=1).mean() < 0.05 * model.diameter
     assert np.isfinite(found.covariance).all() and np.isfinite(found.reprojection_error)
+
+
+def test_score_sees_how_many_agree():
+    model, mesh = book()
+    image, mask = picture('rectified')
+    camera, instance = CAMERAS['rectified'], Instance('book', 0.9, mask_box(mask), mask, 1)
+    checkpoint = replace(make_checkpoint(model), surface=Surface.of_mesh(mesh),
+                         landmarks=landmarks())
+    sightings = sight(checkpoint, image, [instance], camera)
+    seen, = gather(KeypointPredictor(checkpoint), image, [instance], camera, Refiner.shipped(),
+                   sightings=sightings)
+    most = max(one.inliers for one in sightings[0])
+    assert FEWEST_INLIERS <= seen.landmarks <= most
+    assert seen.features(model.diameter)[FEATURES.index('landmarks')] == np.log1p(seen.landmarks)
 
 
 def test_print_of_another_one_beside_does_not_count():
