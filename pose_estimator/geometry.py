@@ -87,6 +87,10 @@ class Pose:
         """Return the pose that applies `other` first, then this one."""
         return Pose(self.R_m2c @ other.R_m2c, self.R_m2c @ other.t_m2c + self.t_m2c)
 
+    def turned(self, rotation):
+        """Return it as a camera at the same place has it, to whose frame `rotation` leads."""
+        return Pose(rotation @ self.R_m2c, rotation @ self.t_m2c)
+
     def inverse(self):
         """Return the pose from the camera frame to the model frame."""
         return Pose(self.R_m2c.T, -self.R_m2c.T @ self.t_m2c)

@@ -221,7 +221,7 @@ class Landmarks:
 
         """
         crop, pixels = sighting.features.crop, sighting.features.pixels
-        near = _turned(pose, crop.R_cam2crop)
+        near = pose.turned(crop.R_cam2crop)
         seen = near.transform(self.points.astype(float))
         if (seen[:, 2] <= 0).any():
             return None
@@ -231,12 +231,12 @@ class Landmarks:
             return None
         points, pixels = self.points[where].astype(float), pixels[which]
         aligned, inliers = _settled(near, points, pixels, np.arange(len(which)), crop)
-        if _spots(pixels[inliers]) < max(sighting.inliers, FEWEST_INLIERS):
+        if _spots(pixels[inliers]) < sighting.inliers:
             return None
         moved = np.linalg.norm(aligned.transform(self.points) - seen, axis=1).mean()
         if moved > MOST_MOVED * diameter:
             return None
-        return _turned(aligned, crop.R_cam2crop.T)
+        return aligned.turned(crop.R_cam2crop.T)
 
     def _matched_near(self, roots, pixels, expected, reach, diameter):
         """Return as _matched does, but only landmarks that are expected (N, 2) within reach."""
@@ -290,7 +290,7 @@ def _agreed(points, pixels, features):
         settled, own = _settled(start, points, pixels, inliers, crop)
         spots = _spots(pixels[own])
         if spots >= FEWEST_INLIERS:
-            sightings.append(Sighting(_turned(settled, crop.R_cam2crop.T), spots, features))
+            sightings.append(Sighting(settled.turned(crop.R_cam2crop.T), spots, features))
             agreeing[own] = True
     return sightings, agreeing
 
@@ -319,11 +319,6 @@ def _spots(pixels):
 
     """
     return len(np.unique(pixels.round(), axis=0))
-
-
-def _turned(pose, rotation):
-    """Return a pose as a camera that is turned has it."""
-    return Pose(rotation, np.zeros(3)).compose(pose)
 
 
 def _twin(pose, points):

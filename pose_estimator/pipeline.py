@@ -167,9 +167,8 @@ def sight(checkpoint, image, instances, camera):
         mask = crop.crop(instance.mask.view(np.uint8) * np.uint8(255))
 
         def is_it(pose, crop=crop, mask=mask):
-            near = Pose(crop.R_cam2crop, np.zeros(3)).compose(pose)
-            return silhouette_agreement(mask, crop.project(
-                near.transform(checkpoint.model.points)))[0] >= EXPLAINED
+            points = pose.turned(crop.R_cam2crop).transform(checkpoint.model.points)
+            return silhouette_agreement(mask, crop.project(points))[0] >= EXPLAINED
 
         sightings.append(checkpoint.landmarks.find(image, crop, checkpoint.model.diameter, is_it))
     return sightings
@@ -316,7 +315,7 @@ def _sighted(one, belief, model, sightings):
     """Return the evidence with the pose that landmarks agree on, if there is one."""
     best, most = one, 0.0
     for sighting in sightings:
-        pose = Pose(one.crop.R_cam2crop, np.zeros(3)).compose(sighting.pose)
+        pose = sighting.pose.turned(one.crop.R_cam2crop)
         agreement = silhouette_agreement(one.mask, one.crop.project(pose.transform(model.points)))
         # A plane's twin is told by its outline, if at all; so is another one of its kind beside.
         worth = sighting.inliers * agreement.prod()
@@ -332,11 +331,11 @@ def _aligned(one, checkpoint):
     if one.sighting is None or one.result.pose is None:
         return one
     turn = one.crop.R_cam2crop
-    pose = checkpoint.landmarks.align(Pose(turn.T, np.zeros(3)).compose(one.result.pose),
-                                      one.sighting, checkpoint.model.diameter)
+    pose = checkpoint.landmarks.align(one.result.pose.turned(turn.T), one.sighting,
+                                      checkpoint.model.diameter)
     if pose is None:
         return one
-    return replace(one, result=replace(one.result, pose=Pose(turn, np.zeros(3)).compose(pose)))
+    return replace(one, result=replace(one.result, pose=pose.turned(turn)))
 
 
 def _better_box(one, box, model):
@@ -377,10 +376,8 @@ def _brought_near(one, diameter, taught):
 def _mend(surface, evidence, masks):
     """Return the evidence with the poses that the refiner makes of those found; a generator."""
     found = [index for index, one in enumerate(evidence) if one.result.pose is not None]
-    poses = []
-    for index in found:
-        crop, pose = evidence[index].crop, evidence[index].result.pose
-        poses.append(Pose(crop.R_cam2crop.T, np.zeros(3)).compose(pose))
+    poses = [evidence[index].result.pose.turned(evidence[index].crop.R_cam2crop.T)
+             for index in found]
     mended = yield [surface] * len(found), poses, [masks[index] for index in found]
     evidence = list(evidence)
     for index, one in zip(found, mended):
@@ -577,10 +574,12 @@ class PoseEstimator:
 
     def _estimate_group(self, name, image, instances, camera):
         """Return the ObjectPoses of instances of one object; for _side_by_side."""
+        if self._refiner is None:
+            return (yield from self._find(name, image, instances, camera))
         sightings = sight(self._predictors[name].checkpoint, image, instances, camera)
         found = yield from self._find(name, image, instances, camera, sightings)
         unsure = [index for index, one in enumerate(found) if is_in_doubt(one.score)]
-        if self._refiner is None or not unsure:
+        if not unsure:
             return found
         blind = yield from self._find(name, image, [instances[index] for index in unsure], camera,
                                       [sightings[index] for index in unsure], use_masks=False)
@@ -589,7 +588,7 @@ class PoseEstimator:
                 found[index] = one
         return found
 
-    def _find(self, name, image, instances, camera, sightings, use_masks=True):
+    def _find(self, name, image, instances, camera, sightings=None, use_masks=True):
         """Return the ObjectPoses of instances of one object; see _gathering."""
         evidence = yield from _gathering(self._predictors[name], image, instances, camera,
                                          self._refiner is not None, use_masks, sightings)

@@ -52,7 +52,7 @@ class PnPResult:
         if self.pose is None:
             return self
         both = np.kron(np.eye(2), rotation)
-        return replace(self, pose=Pose(rotation, np.zeros(3)).compose(self.pose),
+        return replace(self, pose=self.pose.turned(rotation),
                        covariance=both @ self.covariance @ both.T)
 
 

@@ -282,6 +282,27 @@ def test_those_in_doubt_are_told_from_the_others(mesh, monkeypatch):
     assert found[2].reason.startswith('the mask has 0 pixels')
 
 
+def test_what_is_mended_together_goes_back_to_who_asked():
+    asked = []
+
+    class Doubler:
+        def refine(self, surfaces, poses, image, masks, camera):
+            asked.append(list(zip(surfaces, poses, masks)))
+            return [2 * one for one in poses]
+
+    def work(name, *rounds):
+        answers = []
+        for numbers in rounds:
+            answers.append((yield [name] * len(numbers), numbers, ['m' + name] * len(numbers)))
+        return answers
+
+    works = [work('a', [1, 2], []), work('b'), work('c', [3], [4], [5, 6])]
+    assert pipeline._side_by_side(works, Doubler(), None, None) == [
+        [[2, 4], []], [], [[6], [8], [10, 12]]]
+    assert asked == [[('a', 1, 'ma'), ('a', 2, 'ma'), ('c', 3, 'mc')], [('c', 4, 'mc')],
+                     [('c', 5, 'mc'), ('c', 6, 'mc')]]
+
+
 def test_scores_of_another_version_are_refused(mesh):
     checkpoint = make_checkpoint(mesh[0])
     for calibration in ({**CALIBRATION, 'weights': [0.0] * 3},

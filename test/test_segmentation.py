@@ -15,7 +15,7 @@ import numpy as np
 from pose_estimator.cli import main
 from pose_estimator.errors import InputError
 from pose_estimator.evaluate_segmenter import mask_iou
-from pose_estimator.instance import box_iou, mask_box, widened
+from pose_estimator.instance import box_iou, Instance, mask_box, widened
 from pose_estimator.segmentation.recorded import decode_rle, encode_rle, RecordedSegmenter
 import pytest
 
@@ -240,6 +240,23 @@ def test_things_lie_at_the_same_place_in_all_sizes():
         assert near > (0.8, 0.8)
 
 
+def test_overlap_is_the_part_of_the_smaller_mask():
+    rng = np.random.default_rng(0)
+    instances = []
+    for _ in range(40):
+        mask = np.zeros((60, 80), bool)
+        x, y = rng.integers(-5, 70), rng.integers(-5, 50)
+        mask[max(y, 0):y + rng.integers(6, 30), max(x, 0):x + rng.integers(6, 30)] = True
+        mask &= rng.uniform(size=mask.shape) < 0.9
+        instances.append(Instance('cup', 1.0, mask_box(mask), mask, 1))
+    shares = []
+    for one, other in itertools.combinations(instances, 2):
+        both = (one.mask & other.mask).sum() / min(one.mask.sum(), other.mask.sum())
+        shares.append(both)
+        assert mask_rcnn._overlap(one, other) == mask_rcnn._overlap(other, one) == both
+    assert min(shares) == 0 and max(shares) > 0.6
+
+
 class Echo:
     """Features of regions that are the regions."""
 
@@ -266,7 +283,7 @@ def test_regions_have_the_features_that_torchvision_gives_them(size, canonical):
     names = ['0', '1', '2', '3']
     pooling = MultiScaleRoIAlign(names, size, 2, canonical_scale=canonical)
     expected = pooling(dict(zip(names, maps)), [boxes], [sides])
-    pyramid = PooledPyramid(maps, sides)
+    pyramid = PooledPyramid(maps, 96)
     torch.testing.assert_close(pyramid.pool(pooling, boxes), expected, atol=1e-4, rtol=1e-4)
     assert pyramid.pool(pooling, boxes[:0]).shape == (0, 5, size, size)
 

@@ -553,7 +553,7 @@ class MaskRCNNSegmenter:
                                     outputs[2 * count:])[:most]
         factors = proposals.new_tensor([width / first[1], height / first[0]] * 2)
         # Regions are of the maps that have a stride of their own, all but the last.
-        return _View(PooledPyramid(outputs[:count - 1], (height, width)), factors,
+        return _View(PooledPyramid(outputs[:count - 1], padded.shape[2]), factors,
                      proposals / factors)
 
     def _proposals(self, padded, sides, objectness, changes):

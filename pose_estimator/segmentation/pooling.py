@@ -17,19 +17,19 @@ class PooledPyramid:
     ----------
     maps : list of tensors, shape (1, C, h, w)
         Finest first, each with half the resolution of the one before.
-    sides : tuple of int
-        Height and width in pixels of the image that the maps are of.
+    height : int
+        Of the image that the maps are of, pixels, with what it was padded by: a whole number of
+        cells of each.
 
     """
 
-    def __init__(self, maps, sides):
+    def __init__(self, maps, height):
         self._table = torch.cat([one[0].flatten(1).T for one in maps])
         shapes = self._table.new_tensor([one.shape[2:] for one in maps])
         self._heights, self._widths = shapes.T
         ends = shapes.prod(1).cumsum(0).long()
         self._begins = ends - shapes.prod(1).long()
-        # Powers of 2, though the maps are rounded up to whole cells.
-        self._scales = torch.exp2(torch.round(torch.log2(shapes[:, 0] / sides[0])))
+        self._scales = self._heights / height
 
     def pool(self, pooling, boxes):
         """
