@@ -27,7 +27,7 @@ from .devices import processor_name
 from .drawing import draw_poses
 from .errors import InputError
 from .evaluate import (
-    best_results, estimates, measure, names_by_number, summarize, to_results)
+    best_results, errors_of, estimates, names_by_number, pair, summarize, to_results)
 from .instance import box_iou
 from .pipeline import find_models, PoseEstimator
 from .scoring import calibration_error, RIGHT
@@ -58,9 +58,10 @@ class Run:
         Name -> score above which 95 % of its virtual poses are right.
     found : list of (scene_id, image_id, ObjectPose, seconds for the image)
     results : list of Result
-    targets : list of Target
+    pairs : list of Pair
+        The instances that are asked for.
     errors : list of Errors
-        One for each target.
+        One for each pair.
 
     """
 
@@ -69,7 +70,7 @@ class Run:
     sure: dict
     found: list
     results: list
-    targets: list
+    pairs: list
     errors: list
 
 
@@ -129,7 +130,8 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
         estimator = PoseEstimator.from_directory(models, network_input)
         threshold, estimator.min_score = estimator.min_score, 0.0
         numbers = {target.object_id for target in dataset.targets()}
-        names = {number: name for number, name in names_by_number(estimator.models).items()
+        names = {number: name
+                 for number, name in names_by_number(estimator.models, dataset).items()
                  if number in numbers}
         if not names:
             continue
@@ -156,15 +158,15 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
         lines.append(_row(one.title, _numbers(summarize(one.errors))))
     lines += ['', f'Per object, {first.title}:', '', _row('object', SHOWN),
               _row('---', ['--:'] * len(SHOWN))]
-    for number in sorted({target.object_id for target in first.targets}):
+    for number in sorted({error.object_id for error in first.errors}):
         own = [error for error in first.errors if error.object_id == number]
         lines.append(_row(str(number), _numbers(summarize(own))))
-    lines += [''] + _along_and_across(dataset, runs + theirs)
-    lines += [''] + _by_visibility(dataset, runs + theirs)
+    lines += [''] + _along_and_across(runs + theirs)
+    lines += [''] + _by_visibility(runs + theirs)
     lines += [''] + _coverage(dataset, runs)
     if detections is not None:
         lines += [''] + _what_a_robot_gets(dataset, first, threshold, folder / f'{name}.png')
-        lines += [''] + _worst(dataset, first)
+        lines += [''] + _worst(first)
     if credit:
         lines += [''] + _pictures(dataset, first, models, folder / f'{name}.jpg', credit)
     return lines
@@ -172,20 +174,22 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
 
 def _peer(dataset, title, path):
     """Return the Run of another method's result file."""
-    results, targets = read_results(path), dataset.targets()
-    return Run(title, {}, {}, [], results, targets, measure(dataset, results, targets))
+    results = read_results(path)
+    pairs = pair(dataset, results, dataset.targets())
+    return Run(title, {}, {}, [], results, pairs, errors_of(dataset, pairs))
 
 
 def _estimate(name, title, dataset, estimator, names, source):
     """Return the Run of all instances of a source."""
     images = tqdm(dataset.images(), unit='image', desc=f'{name}, {title}')
     found = list(estimates(estimator, dataset, source.instances, images))
-    results = to_results(found, estimator.models)
+    results = to_results(found, names)
     untrusted = set(getattr(source, 'untrusted', ()))
     targets = [one for one in dataset.targets() if one.object_id in names
                and one not in untrusted]
-    return Run(title, names, estimator.sure_scores, found, results, targets,
-               measure(dataset, results, targets))
+    pairs = pair(dataset, results, targets)
+    return Run(title, names, estimator.sure_scores, found, results, pairs,
+               errors_of(dataset, pairs))
 
 
 def _row(title, cells):
@@ -196,23 +200,18 @@ def _numbers(row):
     return [row[key] if isinstance(row[key], int) else f'{row[key]:.1f}' for key in SHOWN]
 
 
-def _truth(dataset, target):
-    return next(one for one in dataset.truths(target.scene_id, target.image_id)
-                if one.object_id == target.object_id)
-
-
-def _along_and_across(dataset, runs):
+def _along_and_across(runs):
     """Return lines on translation errors along and across the viewing ray."""
     lines = ['Median errors of the found, and the shift along the ray by itself (+: too far):', '',
              _row('', ['rotation', 'along the ray', 'across it', 'along, signed']),
              _row('---', ['--:'] * 4)]
     for run in runs:
-        best, rows = best_results(run.results), []
-        for target, error in zip(run.targets, run.errors):
-            if target in best:
-                truth = _truth(dataset, target).pose.t_m2c
+        rows = []
+        for (_, truth, result), error in zip(run.pairs, run.errors):
+            if result is not None:
+                truth = truth.pose.t_m2c
                 ray = truth / np.linalg.norm(truth)
-                move = best[target].pose.t_m2c - truth
+                move = result.pose.t_m2c - truth
                 rows.append((error.rotation, move @ ray, np.linalg.norm(move - (move @ ray) * ray),
                              (move @ ray) / np.linalg.norm(truth)))
         if not rows:
@@ -225,14 +224,14 @@ def _along_and_across(dataset, runs):
     return lines
 
 
-def _by_visibility(dataset, runs):
+def _by_visibility(runs):
     """Return lines on success by the visible fraction."""
     spans = list(zip(VISIBLE[:-1], VISIBLE[1:]))
     lines = ['ADD below 0.1 d by the visible fraction of the object (targets in brackets):', '',
              _row('', [f'{low:.2f} to {min(high, 1):.2f}' for low, high in spans]),
              _row('---', ['--:'] * len(spans))]
     for run in runs:
-        visible = np.array([_truth(dataset, one).visible_fraction or 1.0 for one in run.targets])
+        visible = np.array([one.truth.visible_fraction or 1.0 for one in run.pairs])
         right = np.array([error.add < RIGHT for error in run.errors])
         cells = []
         for low, high in spans:
@@ -250,14 +249,14 @@ def _coverage(dataset, runs):
              _row('', ['poses', *[f'{100 * share:.0f} %' for share in COVERED]]),
              _row('---', ['--:'] * (1 + len(COVERED)))]
     for run in runs:
-        best, nees = best_results(run.results), []
+        nees = []
         covariances = {id(one.pose): one.covariance for _, _, one, _ in run.found}
-        for target, error in zip(run.targets, run.errors):
-            if error.add < RIGHT and target in best:
-                pose, truth = best[target].pose, _truth(dataset, target).pose
+        for (target, truth, result), error in zip(run.pairs, run.errors):
+            if error.add < RIGHT:
+                pose = result.pose
                 errors = [np.concatenate([pose.t_m2c - one.t_m2c, Rotation.from_matrix(
                     pose.R_m2c @ one.R_m2c.T).as_rotvec()])
-                    for one in (truth.compose(turn)
+                    for one in (truth.pose.compose(turn)
                                 for turn in dataset.symmetries(
                                     target.object_id).transforms(36))]
                 inverse = np.linalg.pinv(covariances[id(pose)])
@@ -270,16 +269,16 @@ def _coverage(dataset, runs):
 
 def _what_a_robot_gets(dataset, run, threshold, path):
     """Return lines on what is published at several min_scores, and draw the reliability."""
-    best = best_results(run.results)
-    found = [(error.add < RIGHT, best[target].score)
-             for target, error in zip(run.targets, run.errors) if target in best]
+    found = [(error.add < RIGHT, error.score) for error in run.errors
+             if np.isfinite(error.score)]
     right, score = np.array(found, float).reshape(-1, 2).T
-    numbers = {target.object_id for target in run.targets}
+    numbers = {error.object_id for error in run.errors}
     # Those that are annotated but hardly seen are no targets either.
     asked = set(dataset.targets())
-    absent = [one for key, one in best.items() if key not in asked and key[2] in numbers]
-    missed, wrong = _lost(dataset, run)
-    count = len(run.targets)
+    absent = [own[0] for key, own in best_results(run.results).items()
+              if key not in asked and key.object_id in numbers]
+    missed, wrong = _lost(run)
+    count = len(run.errors)
     _draw_reliability(path, score, right)
     rows = []
     for least in sorted({*LEAST_SCORES, threshold}):
@@ -291,11 +290,10 @@ def _what_a_robot_gets(dataset, run, threshold, path):
             f'{100 * right[out].sum() / published:.1f} %' if published else '-']))
     # The same where each model's own virtual data say that 95 % are right.
     bounds = {number: run.sure[name] for number, name in run.names.items()}
-    kept = [(target, error) for target, error in zip(run.targets, run.errors)
-            if target in best and best[target].score >= bounds[target.object_id]]
+    kept = [error for error in run.errors if error.score >= bounds[error.object_id]]
     sure_ghosts = sum(one.score >= bounds[one.object_id] for one in absent)
     sure = len(kept) + sure_ghosts
-    sure_right = sum(error.add < RIGHT for _, error in kept) / sure if sure else 0.0
+    sure_right = sum(error.add < RIGHT for error in kept) / sure if sure else 0.0
     return [
         f'What is published, {run.title}, by `min_score`: the share of the targets; poses for '
         'what is not in the image, or hardly seen and so no target (there are estimates for '
@@ -312,39 +310,42 @@ def _what_a_robot_gets(dataset, run, threshold, path):
         f'![Reliability of the score]({path.parent.name}/{path.name})']
 
 
-def _worst(dataset, run, count=10):
+def _worst(run, count=10):
     """Return lines on the worst poses: whether the pose stage had a chance."""
     lines = [f'The worst {count} of the best-scored poses, {run.title}: how much of the object is '
              'visible, and how the box overlaps that part.', '',
              _row('image, object', ['ADD', 'visible', 'overlap', "detector's score", 'score']),
              _row('---', ['--:'] * 5)]
-    best = best_results(run.results)
     boxes = {id(one.pose): one.instance for _, _, one, _ in run.found}
-    ranked = sorted(((error.add, target) for target, error in zip(run.targets, run.errors)
-                     if target in best), reverse=True)
-    for add, target in ranked[:count]:
-        truth, instance = _truth(dataset, target), boxes[id(best[target].pose)]
+    for add, (target, truth, result) in _ranked(run)[::-1][:count]:
+        instance = boxes[id(result.pose)]
         overlap = ('-' if truth.box_visible is None
                    else f'{box_iou(truth.box_visible, instance.box):.2f}')
         visible = '-' if truth.visible_fraction is None else f'{truth.visible_fraction:.2f}'
         lines.append(_row(f'{target.image_id}, {target.object_id}', [
             f'{add:.1f} d', visible, overlap, f'{instance.score:.2f}',
-            f'{best[target].score:.2f}']))
+            f'{result.score:.2f}']))
     return lines
 
 
-def _lost(dataset, run):
+def _ranked(run):
+    """Return (ADD, Pair) of what was found, the best first."""
+    found = [(error.add, one) for one, error in zip(run.pairs, run.errors)
+             if one.found is not None]
+    return sorted(found, key=lambda one: (one[0], one[1].target))
+
+
+def _lost(run):
     """Return the numbers of targets without a detection, and with wrong ones alone."""
     boxes = {}
     for scene_id, image_id, one, _ in run.found:
         boxes.setdefault((scene_id, image_id, one.name), []).append(one.instance.box)
     missed = wrong = 0
-    for target in run.targets:
+    for target, truth, _ in run.pairs:
         own = boxes.get((target.scene_id, target.image_id, run.names[target.object_id]), [])
-        truth = _truth(dataset, target).box_visible
         missed += not own
-        wrong += bool(own) and truth is not None and not any(
-            box_iou(truth, box) >= BOX_IOU for box in own)
+        wrong += bool(own) and truth.box_visible is not None and not any(
+            box_iou(truth.box_visible, box) >= BOX_IOU for box in own)
     return missed, wrong
 
 
@@ -371,22 +372,19 @@ def _draw_reliability(path, score, right):
 
 def _pictures(dataset, run, models, path, credit):
     """Write best, median and worst poses as one picture; return lines about it."""
-    best = best_results(run.results)
     poses = {}
     for scene_id, image_id, one, _ in run.found:
         if one.pose is not None:
             poses[scene_id, image_id, id(one.pose)] = one
     estimator = PoseEstimator.from_directory(models)
-    ranked = sorted((error.add, target) for target, error in zip(run.targets, run.errors)
-                    if target in best)
+    ranked = _ranked(run)
     middle = len(ranked) // 2
     chosen = ranked[:4] + ranked[middle - 2:middle + 2] + ranked[-4:]
     tiles = []
-    for add, target in chosen:
+    for add, (target, _, result) in chosen:
         image = dataset.image(target.scene_id, target.image_id)
         height, width = image.shape[:2]
         camera = dataset.camera(target.scene_id, target.image_id, width, height)
-        result = best[target]
         found = poses[target.scene_id, target.image_id, id(result.pose)]
         drawn = draw_poses(image, [found], camera, estimator.models)
         tiles.append(_tile(drawn, found.instance.box, f'ADD {add:.2f} d'))

@@ -25,6 +25,8 @@ TARGETS = 'test_targets_bop19.json'
 RESULT_COLUMNS = ('scene_id', 'im_id', 'obj_id', 'score', 'R', 't', 'time')
 # Errors are measured at every n-th vertex of the model, so that about this many are used.
 ERROR_POINTS = 1500
+# Instances of which a smaller share is seen are no targets.
+LEAST_VISIBLE = 0.1
 
 
 class Target(NamedTuple):
@@ -135,18 +137,25 @@ class BopDataset:
             If the data set has no list of targets.
 
         """
+        return [target for target, _ in self._listed()]
+
+    def _listed(self):
+        """Return (Target, number of instances) of each entry of the list of targets."""
         path = self.path / TARGETS
-        entries = _read_json(path, list)
         try:
-            return [Target(int(entry['scene_id']), int(entry['im_id']), int(entry['obj_id']))
-                    for entry in entries]
-        except (KeyError, TypeError, ValueError) as error:
+            return [(Target(int(entry['scene_id']), int(entry['im_id']), int(entry['obj_id'])),
+                     int(entry.get('inst_count', 1))) for entry in _read_json(path, list)]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f'{path}: expected a list of scene_id, im_id and obj_id, got '
                              f'{type(error).__name__}: {error}') from error
 
+    def instance_counts(self):
+        """Return {Target: number of instances that are asked for}."""
+        return dict(self._listed())
+
     def images(self):
-        """Return (scene_id, image_id) of the target list's images, of all without a list."""
-        if (self.path / TARGETS).exists():
+        """Return (scene_id, image_id) of the images of the targets; of all, if it lists none."""
+        if (self.path / TARGETS).exists() and self.targets():
             return sorted({(one.scene_id, one.image_id) for one in self.targets()})
         return sorted((scene, int(image)) for scene in self._folders
                       for image in self._scene(scene, 'scene_camera.json'))
@@ -223,6 +232,13 @@ class BopDataset:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f'{path}: expected a diameter of object {object_id}, got '
                              f'{type(error).__name__}: {error}') from error
+
+    def names(self):
+        """Return {number: name} of the objects, where models_info.json has names."""
+        path = self._models_info()
+        entries = _read_json(path, dict) if path.is_file() else {}
+        return {int(number): entry['name'] for number, entry in entries.items()
+                if number.isdigit() and 'name' in entry}
 
     def symmetries(self, object_id):
         """Return the Symmetries of an object."""

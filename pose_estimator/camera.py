@@ -107,6 +107,14 @@ class PinholeCamera:
         """Whether lens distortion has to be reckoned with."""
         return bool(np.any(self.distortion)) or self.distortion_model == 'equidistant'
 
+    def resized(self, width, height):
+        """Return the camera of the same image, shrunk or enlarged to width x height."""
+        matrix = self.K.copy()
+        for row, factor in enumerate((width / self.width, height / self.height)):
+            matrix[row] *= factor
+            matrix[row, 2] += (factor - 1) / 2  # pixels are counted from the first one's centre
+        return replace(self, K=matrix, width=width, height=height)
+
     def project(self, points):
         """
         Project points of the camera frame into the image.

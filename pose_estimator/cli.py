@@ -14,6 +14,7 @@ COMMANDS = {
     'train-refiner': ('refinement.train', 'what mends poses, for all objects'),
     'train-segmenter': ('segmentation.train', 'a segmenter from meshes'),
     'average-segmenters': ('segmentation.average', 'one segmenter of several trainings'),
+    'virtual-dataset': ('virtual_dataset', 'virtual scenes with true poses, to measure on'),
     'evaluate-segmenter': ('evaluate_segmenter', 'boxes and masks on a BOP data set'),
     'evaluate': ('evaluate', 'poses on a BOP data set against the true ones'),
     'accuracy': ('accuracy', 'the tables of docs/accuracy.md'),

@@ -12,13 +12,13 @@ from collections import Counter
 import json
 from pathlib import Path
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 from tqdm import tqdm
 
 from . import pose_error
-from .bop import BopDataset, Result, Target, write_results
+from .bop import BopDataset, LEAST_VISIBLE, Result, Target, Truth, write_results
 from .errors import InputError
 from .scoring import RIGHT, sure_count
 from .segmentation.recorded import MASK_GROWTH, RecordedSegmenter
@@ -30,8 +30,16 @@ MSSD_THRESHOLDS = np.arange(0.05, 0.51, 0.05)  # of the diameter
 MSPD_THRESHOLDS = 100 * MSSD_THRESHOLDS  # px, for images 640 wide
 
 
+class Pair(NamedTuple):
+    """An instance that is asked for, its truth, and the estimate that counts, if any."""
+
+    target: Target
+    truth: Truth
+    found: Optional[Result]
+
+
 class Errors(NamedTuple):
-    """Errors of the best-scored estimate of one target; infinite where there is none."""
+    """Errors of the estimate of one instance; infinite where there is none."""
 
     object_id: int
     score: float = -np.inf
@@ -50,7 +58,7 @@ def evaluate(estimator, dataset, instances_of, images=None):
     Parameters
     ----------
     estimator : PoseEstimator
-        Its models' bop_id says which object they are.
+        Of objects of the data set; see names_by_number.
     dataset : BopDataset
         Where images and cameras come from.
     instances_of : function
@@ -64,7 +72,8 @@ def evaluate(estimator, dataset, instances_of, images=None):
         One per detection with a pose; its time is that of estimating all of the image.
 
     """
-    return to_results(estimates(estimator, dataset, instances_of, images), estimator.models)
+    return to_results(estimates(estimator, dataset, instances_of, images),
+                      names_by_number(estimator.models, dataset))
 
 
 def estimates(estimator, dataset, instances_of, images=None):
@@ -81,28 +90,29 @@ def estimates(estimator, dataset, instances_of, images=None):
             yield scene_id, image_id, one, seconds
 
 
-def to_results(found, models):
-    """Return as bop.Results those of `estimates` that have a pose."""
-    return [Result(scene_id, image_id, models[one.name].bop_id, one.score, one.pose, seconds)
-            for scene_id, image_id, one, seconds in found if one.pose is not None]
+def to_results(found, names):
+    """Return as bop.Results those of `estimates` that have a pose; {number: name} is given."""
+    numbers = {name: number for number, name in names.items()}
+    return [Result(scene_id, image_id, numbers[one.name], one.score, one.pose, seconds)
+            for scene_id, image_id, one, seconds in found
+            if one.pose is not None and one.name in numbers]
 
 
 def best_results(results):
-    """Return {Target: Result} of the highest score, the first of equals."""
-    best = {}
+    """Return {Target: [Result, ...]}, the highest score first, equals in their order."""
+    best: dict = {}
     for one in results:
-        key = Target(one.scene_id, one.image_id, one.object_id)
-        if key not in best or one.score > best[key].score:
-            best[key] = one
-    return best
+        best.setdefault(Target(one.scene_id, one.image_id, one.object_id), []).append(one)
+    return {target: sorted(own, key=lambda one: -one.score) for target, own in best.items()}
 
 
-def measure(dataset, results, targets, symmetric_adds=None):
+def pair(dataset, results, targets):
     """
-    Return the Errors of each target.
+    Say which estimate counts for each instance that is asked for.
 
-    For each object of an image the estimate with the highest score counts, the first of equals;
-    the first annotated instance is the truth.
+    Of the estimates of an object in an image those with the highest scores count, as many as
+    instances are asked for; from the first on, each is compared with the nearest true one that
+    is left (by MSSD): as BOP does it, but for one threshold.
 
     Parameters
     ----------
@@ -112,6 +122,68 @@ def measure(dataset, results, targets, symmetric_adds=None):
         In any order.
     targets : sequence of bop.Target
         What is asked for.
+
+    Returns
+    -------
+    pairs : list of Pair
+        For each target as many as it has instances.
+
+    """
+    best, counts = best_results(results), dataset.instance_counts()
+    objects = {number: _ScoredObject(dataset, number)
+               for number in sorted({target.object_id for target in targets})}
+    pairs = []
+    for target in targets:
+        count = counts[target]
+        truths = [one for one in dataset.truths(target.scene_id, target.image_id)
+                  if one.object_id == target.object_id]
+        # Sorting is stable: those that are hardly seen are asked for last.
+        truths.sort(key=lambda one: one.visible_fraction is not None
+                    and one.visible_fraction < LEAST_VISIBLE)
+        if len(truths) < count:
+            raise InputError(f'{dataset.path}: the target list names {count} of object '
+                             f'{target.object_id} in image {target.image_id} of scene '
+                             f'{target.scene_id}, where it has {len(truths)} true poses')
+        seen = [one for one in truths if one.visible_fraction is None
+                or one.visible_fraction >= LEAST_VISIBLE]
+        free = seen if len(seen) >= count else truths[:count]
+        found = [one for one in best.get(target, [])[:count] if one.pose is not None]
+        own = _matched(found, free, objects[target.object_id])
+        free = [one for one in free if not any(one is truth for truth, _ in own)]
+        own += [(one, None) for one in free[:count - len(own)]]
+        pairs += [Pair(target, *one) for one in own]
+    return pairs
+
+
+def _matched(found, truths, scored):
+    """Return (Truth, Result) of each estimate; there are as many truths or more."""
+    free, left, pairs = list(truths), [], []
+    # What is nowhere near takes no true one from another estimate.
+    for most, wanted in ((MSSD_THRESHOLDS[-1], found), (np.inf, left)):
+        for one in list(wanted):
+            errors = [scored.mssd(one, truth) for truth in free] if len(truths) > 1 else [0.0]
+            if min(errors) <= most * scored.diameter:
+                pairs.append((free.pop(int(np.argmin(errors))), one))
+            else:
+                left.append(one)
+    return pairs
+
+
+def measure(dataset, results, targets, symmetric_adds=None):
+    """Return the Errors of what `pair` returns; see there, and errors_of."""
+    return errors_of(dataset, pair(dataset, results, targets), symmetric_adds)
+
+
+def errors_of(dataset, pairs, symmetric_adds=None):
+    """
+    Return the Errors of each pair.
+
+    Parameters
+    ----------
+    dataset : BopDataset
+        Of the pairs.
+    pairs : sequence of Pair
+        What `pair` returns.
     symmetric_adds : set of int
         Objects measured by ADD-S. Default: those with symmetries in models_info.json.
 
@@ -120,20 +192,12 @@ def measure(dataset, results, targets, symmetric_adds=None):
     errors : list of Errors
 
     """
-    best = best_results(results)
     objects = {number: _ScoredObject(dataset, number, symmetric_adds)
-               for number in sorted({target.object_id for target in targets})}
+               for number in sorted({one.target.object_id for one in pairs})}
     cameras = {}
     errors = []
-    for target in targets:
-        scene_id, image_id, number = target
-        truth = next((one for one in dataset.truths(scene_id, image_id)
-                      if one.object_id == number), None)
-        if truth is None:
-            raise InputError(f'{dataset.path}: the target list names object {number} in image '
-                             f'{image_id} of scene {scene_id}, where it has no true pose')
-        found = best.get(target)
-        if found is None or found.pose is None:
+    for (scene_id, image_id, number), truth, found in pairs:
+        if found is None:
             errors.append(Errors(number))
             continue
         if (scene_id, image_id) not in cameras:
@@ -146,7 +210,7 @@ def measure(dataset, results, targets, symmetric_adds=None):
 class _ScoredObject:
     """What is needed to measure errors of one object."""
 
-    def __init__(self, dataset, number, symmetric_adds):
+    def __init__(self, dataset, number, symmetric_adds=None):
         symmetries = dataset.symmetries(number)
         self.number = number
         self.points = dataset.error_points(number)
@@ -155,15 +219,18 @@ class _ScoredObject:
         self.is_symmetric = (len(self.symmetries) > 1 if symmetric_adds is None
                              else number in symmetric_adds)
 
+    def mssd(self, found, truth):
+        return pose_error.mssd(found.pose, truth.given_pose, self.points, self.symmetries)
+
     def errors(self, found, truth, camera):
         measure_add = pose_error.adi if self.is_symmetric else pose_error.add
-        pair = found.pose, truth.given_pose
+        poses = found.pose, truth.given_pose
         return Errors(
-            self.number, found.score, measure_add(*pair, self.points) / self.diameter,
-            pose_error.mssd(*pair, self.points, self.symmetries) / self.diameter,
-            pose_error.mspd(*pair, self.points, self.symmetries, camera),
-            pose_error.proj(*pair, self.points, camera),
-            pose_error.re(found.pose, truth.pose, self.symmetries), pose_error.te(*pair))
+            self.number, found.score, measure_add(*poses, self.points) / self.diameter,
+            self.mssd(found, truth) / self.diameter,
+            pose_error.mspd(*poses, self.points, self.symmetries, camera),
+            pose_error.proj(*poses, self.points, camera),
+            pose_error.re(found.pose, truth.pose, self.symmetries), pose_error.te(*poses))
 
 
 def summarize(errors):
@@ -220,8 +287,16 @@ def median_errors(errors):
             float(np.median([one.rotation for one in found])))
 
 
-def names_by_number(models):
-    """Return {BOP number: name} of the models that have a number."""
+def names_by_number(models, dataset=None):
+    """
+    Return {number: name} of the models of a data set's objects.
+
+    By the name, where the data set has names, or else by the models' bop_id.
+
+    """
+    known = dataset.names() if dataset is not None else {}
+    if known:
+        return {number: name for number, name in known.items() if name in models}
     names = {}
     for name, model in models.items():
         if model.bop_id is None:
@@ -260,6 +335,8 @@ def add_arguments(parser):
                         help='leave the poses as the keypoints have them, to see what mending '
                         'them brings; scores are fitted to mended ones, and none of them is '
                         'looked for without its mask')
+    parser.add_argument('--no-landmarks', action='store_true',
+                        help='do not look for what is printed on objects, to see what that brings')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, ... (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='where to write the table too')
 
@@ -277,7 +354,7 @@ def run(args):
         if path is not None and not path.parent.is_dir():
             raise InputError(f'{path}: expected an existing folder to write into')
     estimator = _load_estimator(args)
-    names = names_by_number(estimator.models)
+    names = names_by_number(estimator.models, dataset)
     if args.objects is not None:
         names = {number: name for number, name in names.items() if number in args.objects}
     if not names:
@@ -314,7 +391,8 @@ def _load_estimator(args):
         models = assets.find('models')
     # All poses go into the file: how far down the scores can be trusted is what at95 measures.
     return PoseEstimator.from_directory(models, network_input=args.input, device=args.device,
-                                        min_score=0.0, refine=not args.no_refinement)
+                                        min_score=0.0, refine=not args.no_refinement,
+                                        use_landmarks=not args.no_landmarks)
 
 
 def _masks(args, dataset, names):

@@ -20,14 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from . import assets
-from .bop import BopDataset
+from .bop import BopDataset, LEAST_VISIBLE
 from .errors import InputError
 from .instance import box_iou, Instance
 from .segmentation.recorded import encode_rle, RecordedSegmenter
 from .true_masks import TrueMasks
 
-# Targets of which less is seen count neither as missed nor as false.
-LEAST_VISIBLE = 0.1
 # A detection is right if its box overlaps the true one by so much.
 RIGHT_IOU = 0.5
 # Average precision needs the unsure detections too.
@@ -215,6 +213,7 @@ def true_objects(dataset, true_masks, names, scene_id, image_id, height, width):
         # Cut to its box, a mask belongs to the true object whose box it fills best.
         near = max(masks[label], key=lambda one: box_iou(one.box, truth.box_visible),
                    default=None)
+        # Those of which less is seen count neither as missed nor as false.
         is_seen = truth.visible_fraction is None or truth.visible_fraction >= LEAST_VISIBLE
         found.append(TrueObject(
             label, truth.box_visible,
@@ -309,11 +308,13 @@ def object_names(dataset, labels):
     """
     Return {BOP number: label} of those labels that are objects of a data set.
 
-    A label belongs to the number in it, as in obj_000006, or else to the bop_id that the package's
-    models/LABEL.yaml has.
+    A label belongs to the number that the data set says, where it names its objects, or else to
+    the number in it, as in obj_000006, or to the bop_id that the package's models/LABEL.yaml has.
 
     """
     import yaml
+    if dataset.names():
+        return {number: name for number, name in dataset.names().items() if name in labels}
     names = {}
     known = {one.object_id for one in dataset.targets()}
     for label in labels:

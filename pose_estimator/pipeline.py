@@ -455,7 +455,7 @@ class PoseEstimator:
 
     @classmethod
     def from_directory(cls, directory, network_input='rgb_mask', device='cpu',
-                       min_score=MIN_SCORE, objects=None, refine=True):
+                       min_score=MIN_SCORE, objects=None, refine=True, use_landmarks=True):
         """
         Load the models of a directory.
 
@@ -474,6 +474,8 @@ class PoseEstimator:
         refine : bool
             Mend poses by drawings of the object, with the directory's own refiner.safetensors
             where it has one, or else the shipped.
+        use_landmarks : bool
+            Look for what is printed on objects. Without is for measuring what that brings.
 
         """
         paths = find_models(directory, network_input)
@@ -485,8 +487,10 @@ class PoseEstimator:
                              'python -m pose_estimator train OBJECT.yaml')
         if refine and network_input != 'mask':
             refine = Refiner.beside(directory, device)
-        return cls([Checkpoint.load(paths[name]) for name in objects or paths], device,
-                   min_score, refine)
+        checkpoints = [Checkpoint.load(paths[name]) for name in objects or paths]
+        if not use_landmarks:
+            checkpoints = [replace(one, landmarks=None) for one in checkpoints]
+        return cls(checkpoints, device, min_score, refine)
 
     @property
     def models(self):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .bop import Target
+from .bop import LEAST_VISIBLE, Target
 from .instance import Instance, mask_box
 from .synthetic.render import RayCaster
 
@@ -27,8 +27,8 @@ class TrueMasks:
     Attributes
     ----------
     untrusted : list of Target
-        Objects that were left out, because their rendered mask disagrees with the annotated
-        number of visible pixels by more than 10 %, or nothing of them is visible.
+        Objects that were left out, although they are visible, because their rendered mask
+        disagrees with the annotated number of visible pixels by more than 10 %.
 
     """
 
@@ -51,7 +51,8 @@ class TrueMasks:
                 continue
             box = mask_box(mask) if mask is not None else None
             if box is None:
-                self.untrusted.append(Target(scene_id, image_id, truth.object_id))
+                if truth.visible_fraction is None or truth.visible_fraction >= LEAST_VISIBLE:
+                    self.untrusted.append(Target(scene_id, image_id, truth.object_id))
                 continue
             found.append(Instance(self._names[truth.object_id], 1.0, box, mask, len(found) + 1))
         return found

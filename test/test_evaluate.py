@@ -166,6 +166,64 @@ def test_best_score_counts_and_the_first_of_equals(example):
     assert add_of((0.4, good), (0.4, bad)) < 0.01 < add_of((0.4, bad), (0.4, good))
 
 
+@pytest.fixture
+def twice(tmp_path):
+    """The example with a second instance of object 1 in one image; returns all its truths."""
+    write_dataset(tmp_path)
+    folder = tmp_path / 'test/000001'
+    for name, own in (('scene_gt', {'cam_t_m2c': [60.0, 50.0, 500.0]}), ('scene_gt_info', {})):
+        values = json.loads((folder / f'{name}.json').read_text())
+        values['7'].append({**values['7'][0], **own})
+        (folder / f'{name}.json').write_text(json.dumps(values))
+    targets = json.loads((tmp_path / TARGETS).read_text())
+    target = next(one for one in targets if (one['im_id'], one['obj_id']) == (7, 1))
+    target['inst_count'] = 2
+    (tmp_path / TARGETS).write_text(json.dumps([target]))
+    dataset = BopDataset(tmp_path)
+    return dataset, [one.pose for one in dataset.truths(1, 7) if one.object_id == 1]
+
+
+def test_each_of_several_instances_is_compared_with_its_own_truth(twice):
+    dataset, (first, second) = twice
+    wrong = Pose(first.R_m2c, first.t_m2c + [0, 0, 0.5])
+
+    def right(*poses):
+        results = [Result(1, 7, 1, 1 - index / 10, pose) for index, pose in enumerate(poses)]
+        errors = evaluate.measure(dataset, results, dataset.targets())
+        assert len(errors) == 2
+        return (sum(one.add < 0.1 for one in errors),
+                sum(not np.isfinite(one.score) for one in errors))
+
+    assert right(second, first) == right(first, second) == (2, 0)
+    assert right(second) == right(first) == (1, 1)
+    assert right(first, first) == right(wrong, second) == right(first, wrong) == (1, 0)
+    # As many count as are asked for, those with the best scores.
+    assert right(wrong, first, second) == (1, 0)
+    assert right() == (0, 2)
+
+
+def test_what_is_hardly_seen_is_asked_for_last(twice):
+    dataset, (first, second) = twice
+    file = dataset.path / 'test/000001/scene_gt_info.json'
+    values = json.loads(file.read_text())
+    values['7'][0]['visib_fract'] = 0.05
+    file.write_text(json.dumps(values))
+    targets = json.loads((dataset.path / TARGETS).read_text())
+    targets[0]['inst_count'] = 1
+    (dataset.path / TARGETS).write_text(json.dumps(targets))
+    near, = evaluate.pair(dataset, [Result(1, 7, 1, 0.9, first)], dataset.targets())
+    assert np.array_equal(near.truth.pose.t_m2c, second.t_m2c)
+
+
+def test_more_instances_than_true_poses(twice):
+    dataset, _ = twice
+    targets = json.loads((dataset.path / TARGETS).read_text())
+    targets[0]['inst_count'] = 3
+    (dataset.path / TARGETS).write_text(json.dumps(targets))
+    with pytest.raises(InputError, match='names 3 of object 1 in image 7 .* has 2 true poses'):
+        evaluate.measure(dataset, [], dataset.targets())
+
+
 def command(path, out, *options):
     return main(['evaluate', str(path), '--models', str(path), '--output',
                  str(out / 'results.csv'), *options])

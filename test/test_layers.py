@@ -64,6 +64,7 @@ LAYERS = {
     'segmentation.average': 3,
     'segmentation.train': 3,
     'stability': 3,
+    'virtual_dataset': 3,
     # L4 nodes: ROS, only here
     'demo.real': 4,
     'demo.run': 4,

@@ -57,7 +57,7 @@ def run_nodes(dataset, detections, models, network_input, log, domain):
     """
     from ..nodes.demo_listener import DatasetListener
     source = BopDataset(dataset)
-    names = names_by_number(PoseEstimator.from_directory(models, network_input).models)
+    names = names_by_number(PoseEstimator.from_directory(models, network_input).models, source)
     targets = [one for one in source.targets() if one.object_id in names]
     if not targets:
         raise InputError(f'{models}: expected models with the bop_id of an object of {dataset}, '

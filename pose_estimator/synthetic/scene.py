@@ -65,6 +65,10 @@ class Scene:
         the image's border included.
     depth : array of float32, shape (H, W)
         z in the camera frame of the bodies seen, metres; infinite on the background.
+    camera : PinholeCamera
+        Of the image.
+    poses : list of Pose
+        Model to camera, of each object.
 
     """
 
@@ -72,6 +76,8 @@ class Scene:
     ids: np.ndarray
     visible: np.ndarray
     depth: np.ndarray
+    camera: PinholeCamera
+    poses: list
 
 
 def silhouette_window(mesh, pose, camera):
@@ -153,7 +159,8 @@ def render_scene(objects, camera, light, background, occluders=(), table=None, p
             ids[place][wins] = 0
     seen = np.bincount(ids.ravel(), minlength=len(objects) + 1)[1:]
     image = np.clip(picture, 0, 255).astype(np.uint8)
-    return Scene(image, ids, seen / np.maximum(whole, 1), nearest)
+    return Scene(image, ids, seen / np.maximum(whole, 1), nearest, camera,
+                 [pose for _, pose in objects])
 
 
 def _shadow(bodies, camera, light, table):
@@ -379,15 +386,14 @@ class SceneMaker:
         occluders += [self._before(pose) for _, pose in objects if rng.random() < 0.3]
         drawn = render_scene(objects, camera, light, background, occluders, table,
                              [random_paint(rng) for _ in objects])
-        image, ids, depth = drawn.image, drawn.ids, drawn.depth
-        if finer > 1:
-            size = self.width, self.height
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-            ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-            depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+        size = self.width, self.height
+        image = cv2.resize(drawn.image, size, interpolation=cv2.INTER_AREA)
+        ids = cv2.resize(drawn.ids, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        depth = cv2.resize(drawn.depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
         if rng.random() < 0.4:
             image = uneven_light(image, rng)
-        return Scene(photograph(image, rng), ids, drawn.visible, depth), names
+        return replace(drawn, image=photograph(image, rng), ids=ids, depth=depth,
+                       camera=camera.resized(*size)), names
 
     def _body(self, rng):
         """Return the Mesh of a distractor, now and then in a known object's colours or skin."""
