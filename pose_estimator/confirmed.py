@@ -1,8 +1,9 @@
 """
-Scores of a segmenter, confirmed by the networks that look for the objects' keypoints.
+Scores of a segmenter, confirmed by networks that look for the keypoints, and by prints.
 
 A detector knows an object by its colours and parts, and takes other things for it. A keypoint
-network was taught where each point of the object is; shown another thing, it does not know.
+network was taught where each point of the object is; shown another thing, it does not know. What
+is printed on an object is on nothing else, and is seen the more surely the larger it is.
 """
 
 from dataclasses import replace
@@ -14,12 +15,20 @@ import numpy as np
 from .camera import CropCamera, PinholeCamera
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
+from .pipeline import sight
 from .scoring import FEATURES
 from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
+from .sighting import sight_chance
 
 # What the segmenter itself gives less than this is not looked at, nor what would have to gain
 # more: the odds of things that it doubts are hardly ever so many times better afterwards.
 LEAST_SCORE, MOST_GAINED = 0.2, 7 / 3
+# What is surer than this is not looked at for its print, which takes longer than the networks,
+# nor what is less sure than LEAST_SCORE.
+SURE = 0.95
+# The real thing may be labelled otherwise than its mesh, so that its print is never sure to be
+# seen; and the chance that it is seen on something else.
+MOST_SIGHTED, FALSELY_SIGHTED = 0.8, 0.02
 # Odds are no worse than those of this chance and no better than those of what is left.
 LEAST_CHANCE = 1e-4
 
@@ -31,6 +40,8 @@ class ConfirmedSegmenter:
     The odds of a score are multiplied by the odds of the network's mean confidence in the
     keypoints, over those that it has of a virtual crop that is harder than most (its mean less a
     standard deviation). Weights fitted to virtual scenes are about these (docs/segmentation.md).
+    Where that leaves doubt about an object with landmarks, the odds are multiplied by those with
+    which its print is seen on it, or is not, in a box of this size (sighting.py).
 
     Parameters
     ----------
@@ -142,9 +153,27 @@ class ConfirmedSegmenter:
         masks = np.stack([crop.crop(one.mask.view(np.uint8) * np.uint8(255))
                           for crop, one in zip(crops, instances)])
         seen = predictor.predict(np.stack([crop.crop(image) for crop in crops]), masks)
-        return [replace(one, score=_chance(_log_odds(one.score) + _log_odds(confidence.mean())
-                                           - self._usual[label]))
-                for one, confidence in zip(instances, seen.confidence)]
+        gained = [_log_odds(confidence.mean()) - self._usual[label]
+                  for confidence in seen.confidence]
+        sighted = predictor.checkpoint.calibration.get('sighted')
+        scores = [_chance(_log_odds(one.score) + more) for one, more in zip(instances, gained)]
+        if sighted is not None:
+            doubtful = [index for index, chance in enumerate(scores)
+                        if LEAST_SCORE <= chance < SURE]
+            found = sight(predictor.checkpoint, image, [instances[index] for index in doubtful],
+                          camera)
+            for index, poses in zip(doubtful, found):
+                chance = sight_chance(sighted, instances[index].box)
+                scores[index] = _chance(_log_odds(scores[index])
+                                        + _log_of_print(chance, bool(poses)))
+        return [replace(one, score=score) for one, score in zip(instances, scores)]
+
+
+def _log_of_print(chance, is_seen):
+    """Return how much more probable it is that the object's print is (not) seen if it is there."""
+    chance = min(chance, MOST_SIGHTED)
+    return math.log(chance / FALSELY_SIGHTED if is_seen
+                    else (1 - chance) / (1 - FALSELY_SIGHTED))
 
 
 def _hard_confidence(calibration):

@@ -432,7 +432,7 @@ def _report(args, dataset, names, what, scores, coco, seconds):
           f'{scores.trusted} of them with a true mask that can be trusted')
     table = {'dataset': dataset.name, 'segmenter': what, 'images': scores.images,
              'targets': total, 'trusted_masks': scores.trusted, 'min_score': args.min_score}
-    if names:
+    if names and total:
         precisions = coco.average_precisions()
         table['average_precision'] = precisions
         if precisions is None:

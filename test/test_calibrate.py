@@ -59,15 +59,19 @@ def test_landmarks_that_find_next_to_nothing_are_dropped(share, kept, tmp_path, 
     monkeypatch.setattr(train, 'held_back_sampler', lambda *_: None)
     monkeypatch.setattr(Landmarks, 'of_mesh', lambda *_: shipped)
     monkeypatch.setattr(train, 'write_report', lambda *_: None)
+    monkeypatch.setattr(train, 'fit_sighted', lambda *_: {'bias': 1.0, 'slope': 2.0})
 
     def evaluate(one, sampler, config, refiner):
         assert one.landmarks is shipped and one.surface is not None
         scores = {'by_landmarks': share, 'add_0.1d': 50.0, 'keypoint_error_px': 3.0}
-        return SimpleNamespace(scores=scores, calibration=checkpoint.calibration)
+        return SimpleNamespace(scores=scores, calibration={
+            key: value for key, value in checkpoint.calibration.items() if key != 'sighted'})
 
     monkeypatch.setattr(train, 'evaluate_virtually', evaluate)
     train.measure(replace(checkpoint, landmarks=None), mesh, path)
-    assert (Checkpoint.load(path).landmarks is not None) == kept
+    again = Checkpoint.load(path)
+    assert (again.landmarks is not None) == kept
+    assert again.calibration.get('sighted') == ({'bias': 1.0, 'slope': 2.0} if kept else None)
 
 
 def test_what_was_fitted_before_has_no_say(quick, tmp_path):

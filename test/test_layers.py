@@ -63,6 +63,7 @@ LAYERS = {
     'run_images': 3,
     'segmentation.average': 3,
     'segmentation.train': 3,
+    'sighting': 3,
     'stability': 3,
     'virtual_dataset': 3,
     # L4 nodes: ROS, only here

@@ -28,6 +28,7 @@ from ..refinement.refiner import NOT_REFINED, Refiner
 from ..scoring import (
     calibration_error, calibration_of, DISTANCE_UNSURE, FEATURES, fit_calibration, fit_distance,
     RIGHT, score, sure_score)
+from ..sighting import sight_chance
 
 # With half as many, what can be published (at95) still changes by a tenth to a third from one draw
 # to another (docs/experiments.md).
@@ -532,6 +533,17 @@ def _nearest(pose, truth, turns, points):
                key=lambda candidate: add(pose, candidate, points))
 
 
+def _print(checkpoint):
+    """Return words about what is printed on an object."""
+    sighted = checkpoint.calibration.get('sighted')
+    if checkpoint.landmarks is None or sighted is None:
+        return 'none: too little is printed on it'
+    chances = [f'{100 * sight_chance(sighted, np.array([0, 0, side, side])):.0f} %'
+               for side in (50, 100, 200)]
+    return (f'{len(checkpoint.landmarks.points)}; seen on {", ".join(chances)} of things of '
+            '50, 100, 200 px')
+
+
 def write_report(path, checkpoint, findings):
     """Write NAME.md, the card, and NAME.jpg, curves and sample pictures, beside the weights."""
     stem = path.with_suffix('')
@@ -561,7 +573,7 @@ Keypoint model of the object `{model.name}` for input `{checkpoint.network_input
 | Network | {network.modules} hourglasses, {network.width} channels, \
 {network.input_size} px in, {network.heatmap_size} px heatmaps, \
 {network.keypoints} keypoints, loss {checkpoint.loss} |
-| Landmarks | {len(landmarks.points) if landmarks else "none: too little is printed on it"} |
+| Landmarks | {_print(checkpoint)} |
 
 On {scores["samples"]} held-back virtual crops (other views, backgrounds and seeds, occluded and
 with masks somewhat worse than in training){ways}:

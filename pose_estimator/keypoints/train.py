@@ -43,6 +43,7 @@ from ..object_model import bop_symmetries, DEFAULT_KEYPOINTS, load_object, objec
 from ..pipeline import RESERVED, SUFFIX
 from ..refinement.refiner import Refiner
 from ..refinement.surface import Surface
+from ..sighting import fit_sighted
 from ..synthetic.backgrounds import background_bank
 from ..synthetic.crops import CHANNELS, CropConfig, CropSampler
 from ..synthetic.distractors import body_bank, clutter
@@ -512,7 +513,10 @@ def measure(checkpoint, mesh, path):
     findings = evaluate_virtually(checkpoint, sampler, EASY, refiner=refiner)
     if findings.scores['by_landmarks'] < LEAST_SIGHTED:
         checkpoint = replace(checkpoint, landmarks=None)
-    checkpoint = replace(checkpoint, calibration=findings.calibration,
+    calibration = dict(findings.calibration)
+    if checkpoint.landmarks is not None:
+        calibration['sighted'] = fit_sighted(checkpoint, mesh)
+    checkpoint = replace(checkpoint, calibration=calibration,
                          training={**checkpoint.training, 'virtual_scores': findings.scores})
     checkpoint.save(path)
     write_report(path, checkpoint, findings)
