@@ -181,10 +181,10 @@ class Landmarks:
 
         """
         gray = cv2.cvtColor(crop.crop(image), cv2.COLOR_RGB2GRAY)
-        keypoints, descriptors = _detector(FEATURES).detectAndCompute(gray, None)
-        if descriptors is None or len(keypoints) < FEWEST_INLIERS:
+        pixels, descriptors = detect(gray, FEATURES)
+        if len(pixels) < FEWEST_INLIERS:
             return []
-        features = Features(crop, np.array([one.pt for one in keypoints]), _root(descriptors))
+        features = Features(crop, pixels, _root(descriptors))
         which, where = self._matched(features.roots, diameter)
         if len(which) < FEWEST_INLIERS:
             return []
@@ -365,10 +365,8 @@ def _seen_from(caster, model, direction):
     gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
     inside = cv2.erode(seen.mask.view(np.uint8), np.ones((9, 9), np.uint8))
     inside = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST)
-    keypoints, descriptors = _detector(0).detectAndCompute(gray, inside)
-    if descriptors is None:
-        return np.zeros((0, 3)), np.zeros((0, 128), np.uint8)
-    pixels = (np.array([one.pt for one in keypoints]) + 0.5) * FINER - 0.5
+    pixels, descriptors = detect(gray, 0, inside)
+    pixels = (pixels + 0.5) * FINER - 0.5
     x, y = pixels.round().astype(int).clip(0, [width - 1, height - 1]).T
     rays = np.column_stack([(pixels + low) / focal, np.ones(len(pixels))])
     points = (rays * seen.depth[y, x][:, None] - pose.t_m2c) @ rotation
@@ -408,6 +406,33 @@ def _repeated(points, descriptors, views, diameter):
             if len(chosen) == MOST:
                 break
     return np.array(chosen, int)
+
+
+def detect(gray, most, mask=None):
+    """
+    Find SIFT features.
+
+    Parameters
+    ----------
+    gray : array of uint8, shape (H, W)
+    most : int
+        Those that stand out most, so many of them; 0: all.
+    mask : array of uint8, shape (H, W), or None
+        Where to look.
+
+    Returns
+    -------
+    pixels : array, shape (F, 2)
+        x, y; the centre of the top left pixel is (0, 0).
+    descriptors : array of float32, shape (F, 128)
+        Whole numbers from 0 to 255.
+
+    """
+    keypoints, descriptors = _detector(most).detectAndCompute(gray, mask)
+    if descriptors is None:
+        return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
+    # OpenCV halves places of an image of twice the size, as if pixels were counted from corners.
+    return np.array([one.pt for one in keypoints]) - 0.25, descriptors
 
 
 @functools.lru_cache(maxsize=None)
