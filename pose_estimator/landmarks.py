@@ -415,10 +415,11 @@ def detect(gray, most, mask=None):
     Parameters
     ----------
     gray : array of uint8, shape (H, W)
+        Where features are looked for.
     most : int
         Those that stand out most, so many of them; 0: all.
     mask : array of uint8, shape (H, W), or None
-        Where to look.
+        Nonzero where they may be.
 
     Returns
     -------

@@ -1,6 +1,7 @@
 """Meshes: triangles with colours, read from files, measured and sampled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Optional
 
@@ -8,6 +9,10 @@ import cv2
 import numpy as np
 
 from .errors import InputError
+
+
+# Larger textures than this, texels a side, are made smaller: no camera sees so much of a thing.
+MOST_TEXELS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,63 @@ class Mesh:
     def has_appearance(self):
         """Whether the mesh has colours of its own."""
         return self.colors is not None or self.texture is not None
+
+    @cached_property
+    def pyramid(self):
+        """
+        The texture, and it in half the size, a quarter and so on (Williams 1983).
+
+        In the smaller ones what no face shows, between the parts of an atlas, has the colour of
+        what is near, and no part in that.
+
+        """
+        assert self.texture is not None
+        levels, cover = [self.texture], self._shown()
+        sums = [np.dstack([cv2.bitwise_and(self.texture, self.texture, mask=cover), cover])]
+        while min(sums[-1].shape[:2]) > 2:
+            height, width = sums[-1].shape[:2]
+            sums.append(cv2.resize(sums[-1].astype(np.float32), (-(-width // 2), -(-height // 2)),
+                                   interpolation=cv2.INTER_AREA))
+        filled = None
+        for one in sums[:0:-1]:
+            color, cover = one[..., :3], one[..., 3:] / 255
+            if filled is not None:
+                # A little of what is near, which matters only where nothing is shown.
+                near = cv2.resize(filled, one.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+                color, cover = color + 1e-3 * near, cover + 1e-3
+            filled = color / np.maximum(cover, 1e-6)
+            levels.insert(1, filled.round().clip(0, 255).astype(np.uint8))
+        return levels
+
+    def bent(self, vertices):
+        """Return the Mesh with its vertices (V, 3) elsewhere, coloured as it is."""
+        mesh = make_mesh(vertices, self.faces, self.colors, self.uv, self.texture)
+        if self.texture is not None:
+            mesh.__dict__['pyramid'] = self.pyramid  # the same, and takes a second
+        return mesh
+
+    def _shown(self):
+        """Return which texels some face shows: 255, else 0, shape (h, w)."""
+        assert self.texture is not None and self.uv is not None
+        height, width = self.texture.shape[:2]
+        used = self.uv[self.faces]
+        if used.min() < 0 or used.max() > 1:  # it is repeated
+            return np.full((height, width), 255, np.uint8)
+        shown = np.zeros((height, width), np.uint8)
+        corners = np.stack([used[..., 0] * width - 0.5, (1 - used[..., 1]) * height - 0.5], -1)
+        for corner in np.round(16 * corners).astype(np.int32):  # fixed point with 4 bits
+            cv2.fillConvexPoly(shown, corner, 255, shift=4)
+        return shown
+
+    @cached_property
+    def texel(self):
+        """Side of a texel on the surface of each face, shape (F,), metres."""
+        assert self.texture is not None and self.uv is not None
+        height, width = self.texture.shape[:2]
+        used = self.uv[self.faces]
+        first, second = used[:, 1] - used[:, 0], used[:, 2] - used[:, 0]
+        texels = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) * width * height
+        return np.sqrt(_areas(self) / np.maximum(texels / 2, 1e-9))
 
 
 def load_mesh(path, scale=1.0):
@@ -109,7 +171,11 @@ def load_mesh(path, scale=1.0):
             colors = np.atleast_2d(flat.vertex_colors)[:, :3]
         if colors is not None and len(colors) != len(loaded.vertices):
             colors = np.broadcast_to(colors[:1], (len(loaded.vertices), 3))
-    return make_mesh(np.asarray(loaded.vertices) * scale, loaded.faces, colors, uv, texture)
+    mesh = make_mesh(np.asarray(loaded.vertices) * scale, loaded.faces, colors, uv, texture)
+    if texture is None or max(texture.shape) <= MOST_TEXELS:
+        return mesh
+    smaller = next(one for one in mesh.pyramid if max(one.shape) <= MOST_TEXELS)
+    return replace(mesh, texture=smaller)
 
 
 def _check_companions(path):
@@ -193,9 +259,12 @@ def sample_surface(mesh, count, seed=0):
     return (mesh.vertices[mesh.faces[face]] * weights).sum(1)
 
 
-def surface_samples(mesh, count, seed=0):
+def surface_samples(mesh, count, seed=0, apart=1):
     """
     Return points spread evenly at random over the surface, with what is seen there.
+
+    Of a texture, that is the mean about each point, over the area that one in `apart` of them
+    stands for.
 
     Returns
     -------
@@ -210,38 +279,61 @@ def surface_samples(mesh, count, seed=0):
     normals = (mesh.normals[face] * weights).sum(1)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
     return ((mesh.vertices[mesh.faces[face]] * weights).sum(1), normals,
-            surface_colors(mesh, face, weights.astype(np.float32)))
+            surface_colors(mesh, face, weights.astype(np.float32),
+                           np.full(count, np.sqrt(_areas(mesh).sum() * apart / count))))
 
 
-def surface_colors(mesh, face, weights):
+def surface_colors(mesh, face, weights, reach):
     """
     Return RGB (n, 3) at barycentric weights (n, 3, 1) of faces (n,).
 
-    Grey 180 where the mesh has no colours.
+    Grey 180 where the mesh has no colours. Of a texture, the mean over about `reach` (n,) metres
+    along the surface, what a pixel sees: without it fine print would be specks of chance.
 
     """
     corners = mesh.faces[face]
     if mesh.texture is not None:
         uv = (mesh.uv[corners] * weights).sum(1) % 1.0
-        height, width = mesh.texture.shape[:2]
-        maps = np.stack([uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5], -1)
-        # remap takes at most 32767 rows.
-        rows = np.array_split(maps.astype(np.float32), len(maps) // 30000 + 1)
-        return np.concatenate([
-            cv2.remap(mesh.texture, part[:, None], None, cv2.INTER_LINEAR,
-                      borderMode=cv2.BORDER_REPLICATE)[:, 0]
-            for part in rows if len(part)] or [np.zeros((0, 3), np.uint8)])
+        # Texels a little smaller than asked for: between them it is interpolated.
+        level = np.log2(np.maximum(reach / np.maximum(mesh.texel[face], 1e-12), 1e-9)) - 0.5
+        level = np.clip(level, 0, len(mesh.pyramid) - 1)
+        low = np.floor(level).astype(int)
+        share = (level - low)[:, None]
+        color = np.zeros((len(face), 3))
+        for index in np.unique(np.concatenate([low, low + 1])):
+            weight = np.where(low == index, 1 - share[:, 0],
+                              np.where(low + 1 == index, share[:, 0], 0))
+            own = np.flatnonzero(weight > 0)
+            if len(own):
+                color[own] += weight[own, None] * _texture_at(mesh.pyramid[index], uv[own])
+        return color.round().astype(np.uint8)
     if mesh.colors is not None:
         return (mesh.colors[corners] * weights).sum(1).round().astype(np.uint8)
     return np.full((len(face), 3), 180, np.uint8)
 
 
+def _texture_at(texture, uv):
+    """Return RGB (n, 3) at texture coordinates (n, 2)."""
+    height, width = texture.shape[:2]
+    maps = np.stack([uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5], -1)
+    # remap takes at most 32767 rows.
+    rows = np.array_split(maps.astype(np.float32), len(maps) // 30000 + 1)
+    return np.concatenate([
+        cv2.remap(texture, part[:, None], None, cv2.INTER_LINEAR,
+                  borderMode=cv2.BORDER_REPLICATE)[:, 0] for part in rows])
+
+
+def _areas(mesh):
+    """Return the area of each face, shape (F,), square metres."""
+    triangles = mesh.vertices[mesh.faces]
+    return np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0],
+                                   triangles[:, 2] - triangles[:, 0]), axis=1) / 2
+
+
 def _random_places(mesh, count, seed):
     """Return faces (count,) and barycentric weights (count, 3, 1), even over the surface."""
     rng = np.random.default_rng(seed)
-    triangles = mesh.vertices[mesh.faces]
-    area = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0],
-                                   triangles[:, 2] - triangles[:, 0]), axis=1)
+    area = _areas(mesh)
     if not area.sum() > 0:
         raise InputError('mesh: expected triangles with an area, got none')
     face = rng.choice(len(area), count, p=area / area.sum())

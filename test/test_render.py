@@ -3,6 +3,7 @@
 import cv2
 from mesh_example import coloured_box, expected_colours, SIZE_MM, write_textured
 import numpy as np
+from pose_estimator import mesh as module
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.geometry import Pose, random_rotations
 from pose_estimator.mesh import load_mesh, make_mesh
@@ -85,10 +86,64 @@ def test_texture_is_sampled_at_the_right_place(tmp_path, kind, pose):
     mesh = load_mesh(write_textured(tmp_path, kind), 0.001)
     seen = RayCaster(mesh).render(pose, K, WIDTH, HEIGHT)
     points = 1000 * surface_points(seen, pose)
-    clear = (np.abs(points[:, :2]) > 1.0).all(1)  # off the seams between the quarters, in mm
+    # Off the seams between the quarters by a millimetre and what a pixel sees at a slant.
+    clear = (np.abs(points[:, :2]) > 1.0 + 2200 * seen.depth.max() / K[0, 0]).all(1)
     assert clear.sum() > 200
     np.testing.assert_array_equal(seen.albedo[seen.mask][clear], expected_colours(points[clear]))
     assert not seen.albedo[~seen.mask].any()
+
+
+def square(texture, uv=None):
+    """Return a square of 10 cm before the camera with a texture."""
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], float)
+    return make_mesh(np.column_stack([0.1 * corners - 0.05, np.zeros(4)]),
+                     [[0, 1, 2], [0, 2, 3]], uv=corners if uv is None else uv, texture=texture)
+
+
+def test_a_pixel_sees_the_mean_of_the_texels_in_it():
+    fine = np.repeat((255 * (np.indices((512, 512)).sum(0) % 2)).astype(np.uint8)[..., None], 3, 2)
+    caster = RayCaster(square(fine))
+
+    def spread(distance):
+        seen = caster.render(Pose(np.diag([1, -1, -1]), [0, 0, distance]), K, WIDTH, HEIGHT)
+        values = seen.albedo[seen.mask].astype(float)
+        assert len(values) > 100
+        return values.std(), values.mean()
+
+    (near, _), (far, mean) = spread(0.02), spread(0.8)
+    assert near > 30 and far < 3 and abs(mean - 127.5) < 3
+
+
+def test_what_is_between_the_parts_of_an_atlas_is_never_seen():
+    # A red part in a green atlas, none of whose lines are those of the smaller textures.
+    texture = np.full((300, 300, 3), (0, 255, 0), np.uint8)
+    texture[95:206, 95:206] = (255, 0, 0)
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) / 3 + 1 / 3
+    caster = RayCaster(square(texture, corners))
+    for distance in (0.2, 0.5, 1, 2, 4):
+        seen = caster.render(Pose(np.diag([1, -1, -1]), [0, 0, distance]), K, WIDTH, HEIGHT)
+        red, green, _ = seen.albedo[seen.mask].astype(int).T
+        assert len(red) > 5 and red.min() > 250 and green.max() < 5, distance
+
+
+def test_large_textures_are_made_smaller(tmp_path, monkeypatch):
+    path = write_textured(tmp_path, 'obj')
+    whole = load_mesh(path, 0.001)
+    monkeypatch.setattr(module, 'MOST_TEXELS', max(whole.texture.shape) // 2)
+    half = load_mesh(path, 0.001)
+    assert half.texture.shape[0] == whole.texture.shape[0] // 2
+    pose = Pose(np.diag([1, -1, -1]), [0, 0, 0.4])
+    first, second = (RayCaster(one).render(pose, K, WIDTH, HEIGHT).albedo.astype(int)
+                     for one in (whole, half))
+    assert np.abs(first - second).mean() < 3
+
+
+def test_a_bent_mesh_keeps_its_colours():
+    texture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    flat = square(texture)
+    moved = flat.bent(2 * flat.vertices)
+    assert moved.pyramid is flat.pyramid and moved.uv is flat.uv
+    np.testing.assert_allclose(moved.texel, 2 * flat.texel)
 
 
 def test_vertex_colours_are_interpolated(tmp_path):

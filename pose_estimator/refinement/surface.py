@@ -41,7 +41,7 @@ class Surface:
     @classmethod
     def of_mesh(cls, mesh, count=POINTS, seed=0):
         """Return `count` points of a mesh, the same each time."""
-        points, normals, colors = surface_samples(mesh, 4 * count, seed)
+        points, normals, colors = surface_samples(mesh, 4 * count, seed, apart=4)
         # As far apart as can be, they leave the fewest holes.
         chosen = farthest_indices(points, count)
         return cls(points[chosen].astype(np.float32), normals[chosen].astype(np.float32),

@@ -82,7 +82,7 @@ def warped(mesh, rng):
         points[:, axis] += rng.uniform(0.05, 0.2) * np.sin(
             points[:, along] * rng.uniform(3, 12) + rng.uniform(0, 2 * np.pi))
     points *= size * np.exp(rng.uniform(-0.5, 0.5)) / np.ptp(points, axis=0).max()
-    return make_mesh(points, mesh.faces, mesh.colors, mesh.uv, mesh.texture)
+    return mesh.bent(points)
 
 
 def _turn(rng):

@@ -97,6 +97,9 @@ class RayCaster:
         surface[away] *= -1
         normal[index] = surface
         albedo = np.zeros((height * width, 3), np.uint8)
-        albedo[index] = surface_colors(self.mesh, face, weights)
+        # What is seen at a slant reaches farther in one direction; its mean is over the same area.
+        slant = np.abs((surface * plane[index]).sum(1)) / np.linalg.norm(plane[index], axis=1)
+        reach = depth[index] / np.sqrt(K[0, 0] * K[1, 1] * np.maximum(slant, 0.2))
+        albedo[index] = surface_colors(self.mesh, face, weights, reach)
         return GBuffer(mask.reshape(height, width), depth.reshape(height, width),
                        normal.reshape(height, width, 3), albedo.reshape(height, width, 3))
