@@ -50,8 +50,12 @@ def oracle(monkeypatch):
     """Return a function that makes the commands use an Oracle."""
     def install(**bop_ids):
         estimator = Oracle(bop_ids)
-        monkeypatch.setattr(PoseEstimator, 'from_directory',
-                            classmethod(lambda cls, *args, **options: estimator))
+
+        def from_directory(cls, *args, **options):
+            estimator.options = options
+            return estimator
+
+        monkeypatch.setattr(PoseEstimator, 'from_directory', classmethod(from_directory))
         return estimator
     return install
 
@@ -246,6 +250,15 @@ def test_command(example, tmp_path, oracle, capsys):
     assert report['table']['obj 2']['rot_median_deg'] is None  # JSON knows no infinity
     assert report['detections_without_model'] == {'2': 3}
     compare_with_referee(example, tmp_path / 'results.csv', tmp_path, '--symmetric-adds', '2')
+
+
+@pytest.mark.parametrize('options, refine, use_landmarks', [
+    ((), True, True), (('--no-landmarks',), True, False), (('--no-refinement',), False, True)])
+def test_what_is_left_out_for_measuring(example, tmp_path, oracle, options, refine, use_landmarks):
+    estimator = oracle(box=1)
+    assert command(example, tmp_path, '--masks', 'true', *options) == 0
+    assert estimator.options['refine'] == refine
+    assert estimator.options['use_landmarks'] == use_landmarks
 
 
 def test_command_with_some_objects(example, tmp_path, oracle, capsys):

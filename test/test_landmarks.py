@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 from pose_estimator import landmarks as module
+from pose_estimator.assets import find
 from pose_estimator.camera import CropCamera, PinholeCamera
 from pose_estimator.geometry import Pose
 from pose_estimator.instance import Instance, mask_box
@@ -227,6 +228,15 @@ def test_crop_fills_what_it_looks_at():
     assert isinstance(crop, CropCamera)
     corners = crop.to_image([[0, 0], [crop.size - 1, crop.size - 1]])
     assert (corners[0] < [100, 100]).all() and (corners[1] > [300, 250]).all()
+
+
+def test_landmarks_can_be_left_out():
+    models = find('models')
+    for use_landmarks in (True, False):
+        estimator = PoseEstimator.from_directory(models, objects=['book'],
+                                                 use_landmarks=use_landmarks)
+        checkpoint = estimator._predictors['book'].checkpoint
+        assert (checkpoint.landmarks is not None) == use_landmarks
 
 
 def test_features_are_where_they_are_seen():
