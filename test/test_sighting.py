@@ -38,11 +38,10 @@ def test_chance_by_the_longer_side():
 
 
 def test_larger_things_are_seen_more_often(book, monkeypatch):
-    monkeypatch.setattr(sighting, 'SCENES', 8)
+    monkeypatch.setattr(sighting, 'SCENES', 10)
     _, mesh = load_object(MODELS / 'book.yaml')
     found = fit_sighted(book, mesh)
-    assert found['instances'] > 8 and 0 < found['share'] < 1 and found['slope'] > 0.1
-    assert found == fit_sighted(book, mesh)
+    assert found['instances'] > 10 and 0 < found['share'] < 1 and found['slope'] > 0.1
 
 
 def test_shipped_book_knows_how_often_its_print_is_seen(book):
@@ -90,12 +89,17 @@ def scores(book, image, instances, **calibration):
             for asked in instances]
 
 
-def test_prints_confirm_what_is_there_and_nothing_else(book, seen):
+@pytest.fixture
+def in_doubt(monkeypatch):
+    """Have prints looked for whatever the networks say."""
+    monkeypatch.setattr(confirmed, 'SURE', 1.0)
+    monkeypatch.setattr(confirmed, 'LEAST_SCORE', 0.0)
+
+
+def test_prints_confirm_what_is_there_and_nothing_else(book, seen, in_doubt):
     image, instances = seen
-    instances = [replace(one, score=0.2) for one in instances]
     before = scores(book, image, instances)
     after = scores(book, image, instances, sighted=SIGHTED)
-    assert all(0.001 < one < confirmed.SURE for one in before)
     chance = sight_chance(SIGHTED, instances[0].box)
     assert 0.5 < chance < confirmed.MOST_SIGHTED
     rise, fall = np.divide([odds(one) for one in after], [odds(one) for one in before])
@@ -103,11 +107,10 @@ def test_prints_confirm_what_is_there_and_nothing_else(book, seen):
     assert fall == pytest.approx((1 - chance) / (1 - confirmed.FALSELY_SIGHTED))
 
 
-def test_a_print_that_must_be_seen_may_be_another_one_than_the_meshs(book, seen):
-    image, instances = seen
-    instances = [replace(instances[1], score=0.2)]
-    before, = scores(book, image, instances)
-    after, = scores(book, image, instances, sighted={'bias': 50.0, 'slope': 0.0})
+def test_a_print_that_must_be_seen_may_be_another_one_than_the_meshs(book, seen, in_doubt):
+    image, (_, away) = seen
+    before, = scores(book, image, [away])
+    after, = scores(book, image, [away], sighted={'bias': 50.0, 'slope': 0.0})
     assert odds(after) / odds(before) == pytest.approx(0.2 / 0.98)
 
 
@@ -120,8 +123,11 @@ def test_what_is_sure_is_not_looked_at_for_its_print(book, seen, monkeypatch):
 
     monkeypatch.setattr(confirmed, 'sight', sight)
     image, (instance, _) = seen
-    sure = [replace(instance, score=0.9999)]
-    assert scores(book, image, sure, sighted=SIGHTED) == scores(book, image, sure)
+    for extreme in (0.9999, 1e-6):  # nor what is hopeless
+        given = [replace(instance, score=extreme)]
+        assert scores(book, image, given, sighted=SIGHTED) == scores(book, image, given)
     assert not asked
-    scores(book, image, [replace(instance, score=0.2)], sighted=SIGHTED)
+    doubtful, = scores(book, image, [instance])
+    odd = (1 - doubtful) / doubtful  # so that networks and segmenter together say one in two
+    scores(book, image, [replace(instance, score=odd / (1 + odd))], sighted=SIGHTED)
     assert len(asked) == 1

@@ -78,13 +78,12 @@ def test_empty_scenes_are_of_other_things(tmp_path):
 
 
 def test_the_same_seed_gives_the_same_scenes(tmp_path):
-    for folder, seed in (('first', '3'), ('second', '3'), ('third', '4')):
-        assert make(tmp_path / folder, '--images', '1', '--size', '96x72', '--seed', seed,
+    for folder in ('first', 'second'):
+        assert make(tmp_path / folder, '--images', '2', '--size', '96x72', '--seed', '3',
                     names=('cup',)) == 0
-    first, second, third = (
-        json.loads((tmp_path / folder / 'test/000001/scene_gt.json').read_text())
-        for folder in ('first', 'second', 'third'))
-    assert first == second != third
+    first, second = (json.loads((tmp_path / folder / 'test/000001/scene_gt.json').read_text())
+                     for folder in ('first', 'second'))
+    assert first == second and first['0'] != first['1']
 
 
 @pytest.mark.parametrize('options, words', [
