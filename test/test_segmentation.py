@@ -230,9 +230,10 @@ def test_things_lie_at_the_same_place_in_all_sizes():
     image = DemoScene(0).frame(1.0).image
     network, config, _ = load_checkpoint(ROOT / 'models/segmenter.safetensors')
     names = ['background', *config.labels]
-    once, both = (MaskRCNNSegmenter(network, names, 480, 640, min_score=0.8, scales=scales,
-                                    twice=scales != (1.0,))
-                  .segment(image) for scales in ((1.0,), (0.7, 1.2)))
+    # One look at one size is less sure of the same things.
+    once, both = (MaskRCNNSegmenter(network, names, 480, 640, min_score=least, scales=scales,
+                                    twice=len(scales) > 1)
+                  .segment(image) for scales, least in (((1.0,), 0.3), ((0.7, 1.2), 0.8)))
     assert len(both) >= 2
     for one in both:
         near = max((box_iou(one.box, other.box), mask_iou(one.mask, other.mask))

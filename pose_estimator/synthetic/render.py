@@ -75,6 +75,7 @@ class RayCaster:
         GBuffer
 
         """
+        K = np.asarray(K, float)
         x, y = np.meshgrid(np.arange(width) + origin[0], np.arange(height) + origin[1])
         plane = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) @ np.linalg.inv(K).T
         directions = (plane @ pose.R_m2c).astype(np.float32)  # model frame
