@@ -82,9 +82,10 @@ def _size(text):
 
 
 def _write_models(path, objects, numbers):
-    """Write models/ and models_eval/ with models_info.json, in millimetres, as BOP has it."""
+    """Write models_eval/ with models_info.json, in millimetres: bodies without their looks."""
     import trimesh
-    info = {}
+    folder, info = path / 'models_eval', {}
+    folder.mkdir(parents=True)
     for model, mesh in objects:
         number = numbers[model.name]
         low, high = model.bounds / MM
@@ -102,13 +103,9 @@ def _write_models(path, objects, numbers):
                                                     ('symmetries_continuous', continuous))
                       if value})
         info[str(number)] = entry
-        body = trimesh.Trimesh(mesh.vertices / MM, mesh.faces, vertex_colors=mesh.colors,
-                               process=False)
-        for folder in ('models', 'models_eval'):
-            (path / folder).mkdir(parents=True, exist_ok=True)
-            body.export(path / folder / f'obj_{number:06d}.ply')
-    for folder in ('models', 'models_eval'):
-        (path / folder / 'models_info.json').write_text(json.dumps(info, indent=1) + '\n')
+        body = trimesh.Trimesh(mesh.vertices / MM, mesh.faces, process=False)
+        body.export(folder / f'obj_{number:06d}.ply')
+    (folder / 'models_info.json').write_text(json.dumps(info, indent=1) + '\n')
 
 
 def _write_scenes(path, maker, numbers, count):

@@ -6,7 +6,7 @@ import numpy as np
 from pose_estimator import mesh as module
 from pose_estimator.camera import PinholeCamera
 from pose_estimator.geometry import Pose, random_rotations
-from pose_estimator.mesh import load_mesh, make_mesh
+from pose_estimator.mesh import load_mesh, make_mesh, surface_samples
 from pose_estimator.synthetic.render import RayCaster
 import pytest
 import trimesh
@@ -112,6 +112,9 @@ def test_a_pixel_sees_the_mean_of_the_texels_in_it():
 
     (near, _), (far, mean) = spread(0.02), spread(0.8)
     assert near > 30 and far < 3 and abs(mean - 127.5) < 3
+    # So does a point that stands for all about it; one that stands for little sees one texel.
+    few, many = (surface_samples(square(fine), 200, apart=apart)[2] for apart in (1, 2e-5))
+    assert few.std() < 3 and many.std() > 30
 
 
 def test_what_is_between_the_parts_of_an_atlas_is_never_seen():

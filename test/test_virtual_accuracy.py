@@ -19,7 +19,7 @@ import pytest
 MODELS = Path(__file__).resolve().parents[1] / 'models'
 # Percent within ADD 0.1 d (of the bottle, which is symmetric, ADD-S) and pixels of a keypoint, a
 # little worse than measured here, with score, distance and covariance as shipped.
-LIMITS = {'book': (58, 4.2), 'bottle': (82, 2.3), 'cup': (69, 5.1)}
+LIMITS = {'book': (66, 3.8), 'bottle': (82, 2.3), 'cup': (69, 5.1)}
 
 
 @pytest.mark.slow
@@ -72,5 +72,5 @@ def test_prints_halve_the_projection_error_of_the_book():
     # 19 of 20; 0.258 px and 0.0104 d, without 0.630 and 0.0127, when this was written.
     assert frames > 15 and seen > 0.85 * frames
     assert ours[0] < 0.4 and ours[0] < 0.65 * theirs[0]
-    assert ours[1] < 0.012 and ours[1] < theirs[1]
+    assert ours[1] < 0.011 and ours[1] < theirs[1]
     assert (np.array(errors)[:, 0, 1] < 0.1).all()
