@@ -16,6 +16,7 @@ from .camera import CropCamera, PinholeCamera
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
 from .pipeline import sight
+from .prints import as_instances, PrintFinder, shared
 from .scoring import FEATURES
 from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
 from .sighting import sight_chance
@@ -24,7 +25,7 @@ from .sighting import sight_chance
 # more: the odds of things that it doubts are hardly ever so many times better afterwards.
 LEAST_SCORE, MOST_GAINED = 0.2, 7 / 3
 # What is surer than this is not looked at for its print, which takes longer than the networks,
-# nor what is less sure than LEAST_SCORE.
+# nor what is less sure than LEAST_SCORE; nor are more of the same label looked for.
 SURE = 0.95
 # The real thing may be labelled otherwise than its mesh, so that its print is never sure to be
 # seen; and the chance that it is seen on something else.
@@ -51,6 +52,8 @@ class ConfirmedSegmenter:
         Detections with other labels keep their scores.
     min_score : float
         Detections below are dropped.
+    finder : PrintFinder or None
+        What finds more things, and other names for things, by their prints.
 
     Attributes
     ----------
@@ -58,8 +61,9 @@ class ConfirmedSegmenter:
 
     """
 
-    def __init__(self, segmenter, predictors, min_score=0.5):
+    def __init__(self, segmenter, predictors, min_score=0.5, finder=None):
         self._segmenter, self._predictors, self._min_score = segmenter, predictors, min_score
+        self._finder = finder or PrintFinder({})
         self._usual = {label: _log_odds(_hard_confidence(predictor.checkpoint.calibration))
                        for label, predictor in predictors.items()}
 
@@ -101,7 +105,8 @@ class ConfirmedSegmenter:
         if not set(labels) <= set(predictors):
             hopeful = min(hopeful, min_score if least is None else least)
         segmenter = MaskRCNNSegmenter.of(network, config, device, hopeful, class_map)
-        return cls(segmenter, predictors, min_score)
+        finder = PrintFinder({label: one.checkpoint for label, one in predictors.items()})
+        return cls(segmenter, predictors, min_score, finder)
 
     @property
     def labels(self):
@@ -130,24 +135,44 @@ class ConfirmedSegmenter:
         """
         found = self._segmenter.segment(image)
         rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+        height, width = rgb.shape[:2]
+        # What camera took the image does not matter much here.
+        focal = float(max(height, width))
+        camera = PinholeCamera(np.array([[focal, 0, (width - 1) / 2],
+                                         [0, focal, (height - 1) / 2], [0, 0, 1]]), width, height)
         groups: dict = {}
         for instance in found:
             groups.setdefault(instance.label, []).append(instance)
         scored = []
         for label, instances in groups.items():
             if label in self._predictors:
-                instances = self._confirmed(label, rgb, instances)
-            scored += [one for one in instances if one.score >= self._min_score]
-        scored.sort(key=lambda one: -one.score)
+                instances = self._confirmed(label, rgb, instances, camera)
+            scored += instances
+        scored = self._with_prints(rgb, camera, scored)
+        scored = sorted((one for one in scored if one.score >= self._min_score),
+                        key=lambda one: -one.score)
         return [replace(one, id=number) for number, one in enumerate(scored, 1)]
 
-    def _confirmed(self, label, image, instances):
+    def _with_prints(self, image, camera, instances):
+        """Return the instances and what is found by its print, of labels that are not found yet."""
+        known = [one for one in instances if one.score >= SURE]
+        labels = set(self._finder.labels) - {one.label for one in known}
+        if not labels:
+            return instances
+        elsewhere = np.ones(image.shape[:2], bool)
+        for one in known:
+            elsewhere &= ~one.mask
+        prints = self._finder.find(image, camera, labels, elsewhere)
+        own, misnamed = shared(prints, instances)
+        seen = {index: prints[number].score for number, index in own.items()}
+        kept = [replace(one, score=max(one.score, seen.get(index, 0.0)))
+                for index, one in enumerate(instances) if index not in misnamed]
+        alone = [one for number, one in enumerate(prints) if number not in own]
+        return kept + as_instances(alone, kept)
+
+    def _confirmed(self, label, image, instances, camera):
+        """Return instances of one label with other scores."""
         predictor = self._predictors[label]
-        height, width = image.shape[:2]
-        # What camera took the image does not matter much here.
-        focal = float(max(height, width))
-        camera = PinholeCamera(np.array([[focal, 0, (width - 1) / 2],
-                                         [0, focal, (height - 1) / 2], [0, 0, 1]]), width, height)
         crops = [CropCamera.look_at(camera, instance.box, predictor.size,
                                     predictor.checkpoint.margin) for instance in instances]
         masks = np.stack([crop.crop(one.mask.view(np.uint8) * np.uint8(255))

@@ -63,15 +63,20 @@ class Sighting:
     ----------
     pose : Pose
         Model to the camera that took the image.
-    inliers : int
-        Spots of the image that agree with it.
+    spots : array, shape (S, 2)
+        x, y in the crop that agree with it, each but once.
     features : Features
 
     """
 
     pose: Pose
-    inliers: int
+    spots: np.ndarray
     features: Features
+
+    @property
+    def inliers(self):
+        """How many spots agree."""
+        return len(self.spots)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +160,7 @@ class Landmarks:
 
     @functools.cached_property
     def _roots(self):
-        return torch.from_numpy(_root(self.descriptors))
+        return torch.from_numpy(root(self.descriptors))
 
     def find(self, image, crop, diameter, is_it=None):
         """
@@ -184,7 +189,7 @@ class Landmarks:
         pixels, descriptors = detect(gray, FEATURES)
         if len(pixels) < FEWEST_INLIERS:
             return []
-        features = Features(crop, pixels, _root(descriptors))
+        features = Features(crop, pixels, root(descriptors))
         which, where = self._matched(features.roots, diameter)
         if len(which) < FEWEST_INLIERS:
             return []
@@ -231,7 +236,7 @@ class Landmarks:
             return None
         points, pixels = self.points[where].astype(float), pixels[which]
         aligned, inliers = _settled(near, points, pixels, np.arange(len(which)), crop)
-        if _spots(pixels[inliers]) < sighting.inliers:
+        if len(_spots(pixels[inliers])) < sighting.inliers:
             return None
         moved = np.linalg.norm(aligned.transform(self.points) - seen, axis=1).mean()
         if moved > MOST_MOVED * diameter:
@@ -246,28 +251,51 @@ class Landmarks:
         which, where = pairs['i'], pairs['j']
         if not len(which):
             return which, where
-        alike = np.einsum('ij,ij->i', roots[which], self._roots.numpy()[where])
-        order = np.lexsort([-alike, which])
-        which, where, alike = which[order], where[order], alike[order]
+        product = np.einsum('ij,ij->i', roots[which], self._roots.numpy()[where])
+        order = np.lexsort([-product, which])
+        which, where, product = which[order], where[order], product[order]
         first = np.flatnonzero(np.diff(which, prepend=-1))  # the likest one of each feature
         best = np.repeat(where[first], np.diff(first, append=len(which)))
         away = np.linalg.norm(self.points[where] - self.points[best], axis=1)
-        other = np.maximum.reduceat(np.where(away > ELSEWHERE * diameter, alike, 0.5), first)
-        apart, beyond = (np.sqrt(np.maximum(2 - 2 * one, 0)) for one in (alike[first], other))
+        other = np.maximum.reduceat(np.where(away > ELSEWHERE * diameter, product, 0.5),
+                                    first)
+        apart, beyond = (np.sqrt(np.maximum(2 - 2 * one, 0)) for one in (product[first], other))
         good = first[apart < RATIO * beyond]
         return which[good], where[good]
 
     def _matched(self, roots, diameter):
         """Return which features are landmarks (M,), and which landmarks they are (M,)."""
-        alike = torch.from_numpy(roots) @ self._roots.T
-        value, best = (each.numpy() for each in alike.topk(min(NEAREST, alike.shape[1])))
-        apart = np.sqrt(np.maximum(2 - 2 * value, 0))
-        away = np.linalg.norm(self.points[best] - self.points[best[:, :1]], axis=2)
-        elsewhere = away > ELSEWHERE * diameter
-        other = np.where(elsewhere.any(1), apart[np.arange(len(best)), elsewhere.argmax(1)],
-                         apart[:, -1])
-        which = np.flatnonzero(apart[:, 0] < RATIO * other)
-        return which, best[which, 0]
+        return alike(roots, self._roots, self.points, ELSEWHERE * diameter)
+
+
+def alike(roots, known, places, elsewhere):
+    """
+    Return what looks like one place and like no other.
+
+    Parameters
+    ----------
+    roots : array of float32, shape (F, 128)
+        RootSIFT of what is seen.
+    known : tensor, shape (N, 128)
+        And of the landmarks.
+    places : array, shape (N, 3)
+        Where these are.
+    elsewhere : float
+        What is farther apart is another place.
+
+    Returns
+    -------
+    which, where : arrays of int, shape (M,)
+        Of what is seen, and of the landmarks.
+
+    """
+    products = torch.from_numpy(roots) @ known.T
+    value, best = (each.numpy() for each in products.topk(min(NEAREST, products.shape[1])))
+    apart = np.sqrt(np.maximum(2 - 2 * value, 0))
+    away = np.linalg.norm(places[best] - places[best[:, :1]], axis=2) > elsewhere
+    other = np.where(away.any(1), apart[np.arange(len(best)), away.argmax(1)], apart[:, -1])
+    which = np.flatnonzero(apart[:, 0] < RATIO * other)
+    return which, best[which, 0]
 
 
 def _agreed(points, pixels, features):
@@ -289,7 +317,7 @@ def _agreed(points, pixels, features):
     for start in (pose, _twin(pose, points[inliers])):
         settled, own = _settled(start, points, pixels, inliers, crop)
         spots = _spots(pixels[own])
-        if spots >= FEWEST_INLIERS:
+        if len(spots) >= FEWEST_INLIERS:
             sightings.append(Sighting(settled.turned(crop.R_cam2crop.T), spots, features))
             agreeing[own] = True
     return sightings, agreeing
@@ -313,12 +341,12 @@ def _settled(pose, points, pixels, inliers, crop):
 
 def _spots(pixels):
     """
-    Return how many spots of the image features (N, 2) lie in.
+    Return the spots of the image (S, 2) that features (N, 2) lie in.
 
     A spot may have several, one for each direction that it could be said to have.
 
     """
-    return len(np.unique(pixels.round(), axis=0))
+    return np.unique(pixels.round(), axis=0)
 
 
 def _twin(pose, points):
@@ -386,12 +414,12 @@ def _repeated(points, descriptors, views, diameter):
 
     """
     from scipy.spatial import cKDTree
-    roots = _root(descriptors)
+    roots = root(descriptors)
     pairs = cKDTree(points).query_pairs(SAME_PLACE * diameter, output_type='ndarray')
     pairs = pairs[views[pairs[:, 0]] != views[pairs[:, 1]]]
-    alike = np.concatenate([(roots[part[:, 0]] * roots[part[:, 1]]).sum(1) for part in
-                            np.array_split(pairs, len(pairs) // 100000 + 1)])
-    pairs = pairs[alike > 1 - SAME_LOOK ** 2 / 2]
+    products = np.concatenate([(roots[part[:, 0]] * roots[part[:, 1]]).sum(1) for part in
+                               np.array_split(pairs, len(pairs) // 100000 + 1)])
+    pairs = pairs[products > 1 - SAME_LOOK ** 2 / 2]
     count = np.bincount(pairs.ravel(), minlength=len(points))
     first, second = np.concatenate([pairs, pairs[:, ::-1]]).T
     order = np.argsort(first, kind='stable')
@@ -441,8 +469,8 @@ def _detector(count):
     return cv2.SIFT_create(nfeatures=count, contrastThreshold=0.02)  # type: ignore[attr-defined]
 
 
-def _root(descriptors):
-    """Return descriptors as unit vectors, in which Hellinger's distance is Euclid's (RootSIFT)."""
+def root(descriptors):
+    """Return descriptors (F, 128) as unit vectors, in which Hellinger's distance is Euclid's (RootSIFT)."""
     values = np.sqrt(descriptors.astype(np.float32))
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
 

@@ -1,0 +1,364 @@
+"""Objects that are found anywhere in an image by what is printed on them."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from .camera import CropCamera
+from .instance import Instance, mask_box
+from .landmarks import alike, detect, ELSEWHERE, FEWEST_INLIERS, look_at, RADIUS, root, Sighting
+from .refinement.surface import DRAWN, draw
+
+# A larger image is looked at with so many pixels along its longer side; so many features of it.
+LONGEST, FEATURES = 1280, 3000
+# Of each object so many landmarks, those that are seen from most directions, tell where to look.
+HINTS = 1000
+# So many spots in a window make it worth a thought, so many that agree on a pose worth a look.
+FEWEST_HINTS, FEWEST_AGREEING = 5, 4
+# Windows have sides from this share of the image's shorter one on, each so many times the last.
+SMALLEST, LARGER = 0.1, 1.5
+# Of an object so many windows of an image are thought about at most.
+MOST_WINDOWS = 12
+# Of a thing that reaches beyond the image at least this share is in it.
+LEAST_IN_VIEW = 0.2
+# Two silhouettes that share this much, intersection over union, are of the same thing; so is a
+# mask of the same label, of which this share is inside the silhouette.
+SAME, EXPLAINED = 0.5, 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Print:
+    """
+    An object that was found by its print.
+
+    Attributes
+    ----------
+    label : str
+        Name of the object model.
+    sighting : Sighting
+    mask : array of bool, shape (height, width)
+        Silhouette of the whole object, also of what is hidden.
+
+    """
+
+    label: str
+    sighting: Sighting
+    mask: np.ndarray
+
+    @property
+    def score(self):
+        """About the share of those with as many spots that are right (docs/segmentation.md)."""
+        return 1 - 2 / self.sighting.inliers
+
+    @property
+    def spots(self):
+        """Where in the image it was seen; x, y, shape (S, 2)."""
+        return self.sighting.features.crop.to_image(self.sighting.spots)
+
+
+class PrintFinder:
+    """
+    Finds objects by their landmarks, in a whole image.
+
+    Features of the image are compared with a few landmarks of all objects. Where many of one
+    object are near one another and some of them agree on a pose, it is looked for with all of its
+    landmarks in a closer view (landmarks.py). What the same spots say twice is believed once, of
+    what most spots agree on: products of one brand have part of their prints in common.
+
+    Parameters
+    ----------
+    checkpoints : dict of label -> Checkpoint
+        Those without landmarks or surface are left out.
+
+    """
+
+    def __init__(self, checkpoints):
+        self._checkpoints = {label: one for label, one in checkpoints.items()
+                             if one.landmarks is not None and one.surface is not None}
+        if not self._checkpoints:
+            return
+        known = list(self._checkpoints.values())
+        counts = [min(HINTS, len(one.landmarks.points)) for one in known]
+        self._roots = torch.from_numpy(np.concatenate(
+            [root(one.landmarks.descriptors[:HINTS]) for one in known]))
+        self._owners = np.repeat(np.arange(len(known)), counts)
+        self._numbers = np.concatenate([np.arange(count) for count in counts])
+        # In diameters, and other objects are elsewhere.
+        self._places = np.concatenate([one.landmarks.points[:HINTS] / one.model.diameter
+                                       for one in known])
+        self._places += 10 * self._owners[:, None]
+
+    @property
+    def labels(self):
+        """What can be found."""
+        return tuple(self._checkpoints)
+
+    def find(self, image, camera, labels=None, where=None):
+        """
+        Find objects.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (height, width, 3)
+            RGB.
+        camera : PinholeCamera
+            Without distortion; that of the image, or one about like it.
+        labels : set of str or None
+            Of what is looked for; None: of everything.
+        where : array of bool, shape (height, width), or None
+            Where it may be; None: everywhere.
+
+        Returns
+        -------
+        list of Print
+            What most spots agree on first.
+
+        """
+        sought = {index: label for index, label in enumerate(self._checkpoints)
+                  if labels is None or label in labels}
+        if not sought:
+            return []
+        pixels, descriptors = _features(image)
+        if where is not None:
+            x, y = pixels.round().astype(int).T
+            inside = where[y.clip(0, camera.height - 1), x.clip(0, camera.width - 1)]
+            pixels, descriptors = pixels[inside], descriptors[inside]
+        if len(pixels) < FEWEST_HINTS:
+            return []
+        rows = np.flatnonzero(np.isin(self._owners, list(sought)))
+        which, which_row = alike(root(descriptors), self._roots[rows], self._places[rows],
+                                 ELSEWHERE)
+        rows = rows[which_row]
+        prints = []
+        for index, label in sought.items():
+            own = self._owners[rows] == index
+            prints += _looked_for(label, self._checkpoints[label], image, camera,
+                                  pixels[which[own]], self._numbers[rows[own]])
+        prints.sort(key=lambda one: -one.sighting.inliers)
+        kept: list = []
+        for one in prints:
+            if not any(_is_same(one, other) for other in kept):
+                kept.append(one)
+        return kept
+
+
+
+def _features(image):
+    """Return places (F, 2) and SIFT's descriptors (F, 128) of what is seen in an image."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    small = _shrunk(image)
+    if small < 1:
+        size = np.array(gray.shape[::-1]) * small
+        gray = cv2.resize(gray, tuple(size.round().astype(int)), interpolation=cv2.INTER_AREA)
+    pixels, descriptors = detect(gray, FEATURES)
+    return (pixels + 0.5) / small - 0.5, descriptors
+
+
+def _shrunk(image):
+    """Return by what an image is made smaller to find features in it."""
+    return min(1.0, LONGEST / max(image.shape[:2]))
+
+
+def _looked_for(label, checkpoint, image, camera, pixels, numbers):
+    """
+    Return Prints of one object, those of one thing several times.
+
+    Parameters
+    ----------
+    pixels : array, shape (M, 2)
+        Features that look like its landmarks.
+    numbers : array of int, shape (M,)
+        Of these landmarks.
+
+    """
+    prints: list = []
+    for _ in range(MOST_WINDOWS):
+        window = _fullest(pixels, camera)
+        if window is None:
+            break
+        done = ((pixels >= window[:2]) & (pixels <= window[2:])).all(1)
+        if _agree(checkpoint.landmarks.points[numbers[done]], pixels[done], camera,
+                  2 / _shrunk(image)):
+            low, high = pixels[done].min(0), pixels[done].max(0)
+            round_it = 0.2 * (high - low).max() + 4
+            box = np.concatenate([np.maximum(low - round_it, -0.5), np.minimum(
+                high + round_it, [camera.width - 0.5, camera.height - 0.5])])
+            for sighting in checkpoint.landmarks.find(image, look_at(camera, box),
+                                                      checkpoint.model.diameter):
+                mask = silhouette(checkpoint, sighting.pose, camera)
+                if mask is not None:
+                    prints.append(Print(label, sighting, mask))
+                    x, y = pixels.round().astype(int).T
+                    done |= mask[y.clip(0, camera.height - 1), x.clip(0, camera.width - 1)]
+        pixels, numbers = pixels[~done], numbers[~done]
+    return prints
+
+
+def _fullest(pixels, camera):
+    """Return the window x0, y0, x1, y1 with most pixels for its size; None: all have too few."""
+    shorter = min(camera.width, camera.height)
+    best, most = None, 0.0
+    side = SMALLEST * shorter
+    while len(pixels) >= FEWEST_HINTS and side <= shorter:
+        # Windows are of two by two cells, so that they overlap by half.
+        cells = np.floor(pixels / (side / 2)).astype(int) + 1
+        count = np.zeros(cells.max(0) + 2)
+        np.add.at(count, tuple(cells.T), 1)
+        count = count[:-1, :-1] + count[1:, :-1] + count[:-1, 1:] + count[1:, 1:]
+        column, row = np.unravel_index(count.argmax(), count.shape)
+        worth = count.max() / (1 + 4 * side / shorter)
+        if count.max() >= FEWEST_HINTS and worth > most:
+            corner = (np.array([column, row]) - 1) * side / 2
+            best, most = np.concatenate([corner, corner + side]), worth
+        side *= LARGER
+    return best
+
+
+def _agree(points, pixels, camera, least):
+    """Return whether enough of these are where one pose has them, to so many pixels at least."""
+    reach = max(least, RADIUS * np.ptp(pixels, axis=0).max())
+    try:
+        found, _, _, inliers = cv2.solvePnPRansac(
+            points.astype(float), pixels, camera.K, None, iterationsCount=150,
+            reprojectionError=reach, confidence=0.99, flags=cv2.SOLVEPNP_AP3P)
+    except cv2.error:
+        return False
+    return found and inliers is not None and len(
+        np.unique(pixels[inliers[:, 0]].round(), axis=0)) >= FEWEST_AGREEING
+
+
+def silhouette(checkpoint, pose, camera):
+    """
+    Draw the silhouette of an object.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        With its surface.
+    pose : Pose
+        Model to camera.
+    camera : PinholeCamera
+        Without distortion.
+
+    Returns
+    -------
+    mask : array of bool, shape (height, width), or None
+        None where it is behind the camera, or hardly in its view.
+
+    """
+    points = pose.transform(checkpoint.surface.points.astype(float))
+    if (points[:, 2] <= 0).any():
+        return None
+    pixels = camera.project(points)
+    low, high = pixels.min(0), pixels.max(0)
+    inside = np.minimum(high, [camera.width, camera.height]) - np.maximum(low, 0)
+    if np.prod(inside.clip(0)) <= LEAST_IN_VIEW * np.prod(high - low):
+        return None
+    crop = CropCamera.look_at(camera, np.concatenate([low, high]), 2 * DRAWN, 1.1)
+    seen = pose.turned(crop.R_cam2crop)
+    spots, look = checkpoint.surface.tensors()
+    rotation, translation, K = (torch.from_numpy(each[None]).float()
+                                for each in (seen.R_m2c, seen.t_m2c, crop.K))
+    drawn = draw(spots[None], look[None], rotation, translation, K, crop.size).pixels[0, 0]
+    drawn = cv2.resize(drawn.numpy(), (crop.size, crop.size), interpolation=cv2.INTER_LINEAR)
+    image2crop = crop.K @ crop.R_cam2crop @ np.linalg.inv(camera.K)
+    full = cv2.warpPerspective(drawn, image2crop, (camera.width, camera.height),
+                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    mask = full > 0.5
+    return mask if mask.any() else None
+
+
+def _is_same(one, other):
+    """Return whether a Print is of what another one, on which more spots agree, is of."""
+    if not (one.mask & other.mask).any():
+        return False
+    if one.label == other.label and _iou(one.mask, other.mask) > SAME:
+        return True
+    # Spots that the other one has used already say nothing more.
+    crop, its = one.sighting.features.crop, other.sighting.features.crop
+    seen = its.transfer(other.sighting.spots, crop)
+    apart = np.linalg.norm(one.sighting.spots[:, None] - seen[None], axis=2).min(1)
+    return bool((apart > 2 * RADIUS * crop.size).sum() < FEWEST_INLIERS)
+
+
+def shared(prints, instances):
+    """
+    Tell which of a segmenter's instances are things whose print was seen.
+
+    Parameters
+    ----------
+    prints : list of Print
+        As found.
+    instances : list of Instance
+        Of the same image.
+
+    Returns
+    -------
+    own : dict of int -> int
+        For prints the instance of the same label, if there is one; numbers in the lists.
+    misnamed : set of int
+        Instances that have another label than the print on them.
+
+    """
+    own: dict = {}
+    misnamed = set()
+    for number, one in enumerate(prints):
+        likeness = {index: _iou(one.mask, instance.mask)
+                    for index, instance in enumerate(instances)}
+        alike = {index: value for index, value in likeness.items()
+                 if instances[index].label == one.label and index not in own.values()
+                 and (one.mask & instances[index].mask).sum()
+                 >= EXPLAINED * max(instances[index].mask.sum(), 1)}
+        if alike:
+            own[number] = max(alike, key=lambda index: alike[index])
+        misnamed |= {index for index, value in likeness.items()
+                     if value >= SAME and instances[index].label != one.label}
+    return own, misnamed - set(own.values())
+
+
+def as_instances(prints, others):
+    """
+    Return what was found by its print alone, without what hides it.
+
+    Parameters
+    ----------
+    prints : list of Print
+        As found.
+    others : list of Instance
+        Other things in the image. What is surer than a print is before it.
+
+    Returns
+    -------
+    list of Instance
+        Those of which nothing is left are not among them.
+
+    """
+    masks = [one.mask.copy() for one in prints]
+    for one, mask in zip(prints, masks):
+        for other in others:
+            if other.score > one.score:
+                mask &= ~other.mask
+    for first in range(len(prints)):
+        for second in range(first):
+            both = prints[first].mask & prints[second].mask
+            if both.any():
+                # Print that is seen there is in front there.
+                behind = min((first, second), key=lambda index: _within(prints[index], both))
+                masks[behind] &= ~both
+    return [Instance(one.label, one.score, mask_box(mask), mask)
+            for one, mask in zip(prints, masks) if mask.any()]
+
+
+def _within(one, region):
+    """Return how many spots of a Print are within a region of the image."""
+    height, width = region.shape
+    x, y = one.spots.round().astype(int).T
+    return region[y.clip(0, height - 1), x.clip(0, width - 1)].sum()
+
+
+def _iou(first, second):
+    """Return the intersection over union of two masks."""
+    both = (first & second).sum()
+    return both / max(first.sum() + second.sum() - both, 1)
