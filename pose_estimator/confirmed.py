@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .camera import CropCamera, PinholeCamera
+from .camera import CropCamera
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
 from .pipeline import sight
-from .prints import as_instances, PrintFinder, shared
+from .prints import as_instances, PrintFinder, shared, usual_camera
 from .scoring import FEATURES
 from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
 from .sighting import sight_chance
@@ -135,11 +135,7 @@ class ConfirmedSegmenter:
         """
         found = self._segmenter.segment(image)
         rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
-        height, width = rgb.shape[:2]
-        # What camera took the image does not matter much here.
-        focal = float(max(height, width))
-        camera = PinholeCamera(np.array([[focal, 0, (width - 1) / 2],
-                                         [0, focal, (height - 1) / 2], [0, 0, 1]]), width, height)
+        camera = usual_camera(*rgb.shape[:2])
         groups: dict = {}
         for instance in found:
             groups.setdefault(instance.label, []).append(instance)
@@ -154,7 +150,7 @@ class ConfirmedSegmenter:
         return [replace(one, id=number) for number, one in enumerate(scored, 1)]
 
     def _with_prints(self, image, camera, instances):
-        """Return the instances and what is found by its print, of labels that are not found yet."""
+        """Return the instances with those found by their prints, of labels not found surely."""
         known = [one for one in instances if one.score >= SURE]
         labels = set(self._finder.labels) - {one.label for one in known}
         if not labels:

@@ -190,7 +190,7 @@ class Landmarks:
         if len(pixels) < FEWEST_INLIERS:
             return []
         features = Features(crop, pixels, root(descriptors))
-        which, where = self._matched(features.roots, diameter)
+        which, where = self.matched(features.roots, diameter)
         if len(which) < FEWEST_INLIERS:
             return []
         pixels, points = features.pixels[which], self.points[where].astype(float)
@@ -236,7 +236,7 @@ class Landmarks:
             return None
         points, pixels = self.points[where].astype(float), pixels[which]
         aligned, inliers = _settled(near, points, pixels, np.arange(len(which)), crop)
-        if len(_spots(pixels[inliers])) < sighting.inliers:
+        if len(spots_of(pixels[inliers])) < sighting.inliers:
             return None
         moved = np.linalg.norm(aligned.transform(self.points) - seen, axis=1).mean()
         if moved > MOST_MOVED * diameter:
@@ -244,7 +244,7 @@ class Landmarks:
         return aligned.turned(crop.R_cam2crop.T)
 
     def _matched_near(self, roots, pixels, expected, reach, diameter):
-        """Return as _matched does, but only landmarks that are expected (N, 2) within reach."""
+        """Return as matched does, but only landmarks that are expected (N, 2) within reach."""
         from scipy.spatial import cKDTree
         pairs = cKDTree(pixels).sparse_distance_matrix(cKDTree(expected), reach,
                                                        output_type='ndarray')
@@ -263,8 +263,23 @@ class Landmarks:
         good = first[apart < RATIO * beyond]
         return which[good], where[good]
 
-    def _matched(self, roots, diameter):
-        """Return which features are landmarks (M,), and which landmarks they are (M,)."""
+    def matched(self, roots, diameter):
+        """
+        Tell which features are landmarks.
+
+        Parameters
+        ----------
+        roots : array of float32, shape (F, 128)
+            RootSIFT of the features.
+        diameter : float
+            Of the object, metres.
+
+        Returns
+        -------
+        which, where : arrays of int, shape (M,)
+            Of the features, and of the landmarks that they are.
+
+        """
         return alike(roots, self._roots, self.points, ELSEWHERE * diameter)
 
 
@@ -316,7 +331,7 @@ def _agreed(points, pixels, features):
     pose = Pose.from_rotvec(rotvec, translation)
     for start in (pose, _twin(pose, points[inliers])):
         settled, own = _settled(start, points, pixels, inliers, crop)
-        spots = _spots(pixels[own])
+        spots = spots_of(pixels[own])
         if len(spots) >= FEWEST_INLIERS:
             sightings.append(Sighting(settled.turned(crop.R_cam2crop.T), spots, features))
             agreeing[own] = True
@@ -339,7 +354,7 @@ def _settled(pose, points, pixels, inliers, crop):
     return pose, inliers
 
 
-def _spots(pixels):
+def spots_of(pixels):
     """
     Return the spots of the image (S, 2) that features (N, 2) lie in.
 
@@ -470,7 +485,15 @@ def _detector(count):
 
 
 def root(descriptors):
-    """Return descriptors (F, 128) as unit vectors, in which Hellinger's distance is Euclid's (RootSIFT)."""
+    """
+    Return RootSIFT: unit vectors, in which Hellinger's distance is Euclid's.
+
+    Parameters
+    ----------
+    descriptors : array, shape (F, 128)
+        SIFT's. (Arandjelovic and Zisserman 2012)
+
+    """
     values = np.sqrt(descriptors.astype(np.float32))
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
 

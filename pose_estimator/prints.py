@@ -1,31 +1,39 @@
 """Objects that are found anywhere in an image by what is printed on them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
 
-from .camera import CropCamera
+from .camera import CropCamera, PinholeCamera
+from .errors import InputError
 from .instance import Instance, mask_box
-from .landmarks import alike, detect, ELSEWHERE, FEWEST_INLIERS, look_at, RADIUS, root, Sighting
-from .refinement.surface import DRAWN, draw
+from .keypoints.checkpoint import Checkpoint
+from .landmarks import alike, detect, ELSEWHERE, look_at, RADIUS, root, Sighting, spots_of
+from .pipeline import find_models
+from .refinement.surface import draw, DRAWN
 
 # A larger image is looked at with so many pixels along its longer side; so many features of it.
 LONGEST, FEATURES = 1280, 3000
 # Of each object so many landmarks, those that are seen from most directions, tell where to look.
 HINTS = 1000
-# So many spots in a window make it worth a thought, so many that agree on a pose worth a look.
-FEWEST_HINTS, FEWEST_AGREEING = 5, 4
+# So many hints in a window make it worth a thought, so many spots that agree on a pose worth to
+# compare its features with all landmarks, and so many of these that agree worth a closer view.
+FEWEST_HINTS, FEWEST_AGREEING, FEWEST_OF_ALL = 5, 4, 6
+ITERATIONS = 150
 # Windows have sides from this share of the image's shorter one on, each so many times the last.
 SMALLEST, LARGER = 0.1, 1.5
 # Of an object so many windows of an image are thought about at most.
-MOST_WINDOWS = 12
+MOST_WINDOWS = 6
 # Of a thing that reaches beyond the image at least this share is in it.
 LEAST_IN_VIEW = 0.2
 # Two silhouettes that share this much, intersection over union, are of the same thing; so is a
 # mask of the same label, of which this share is inside the silhouette.
 SAME, EXPLAINED = 0.5, 0.5
+# Of two things whose prints both are seen where they overlap, with more than this share of the
+# spots, one is not there.
+CONTESTED = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,22 +128,17 @@ class PrintFinder:
                   if labels is None or label in labels}
         if not sought:
             return []
-        pixels, descriptors = _features(image)
-        if where is not None:
-            x, y = pixels.round().astype(int).T
-            inside = where[y.clip(0, camera.height - 1), x.clip(0, camera.width - 1)]
-            pixels, descriptors = pixels[inside], descriptors[inside]
-        if len(pixels) < FEWEST_HINTS:
+        seen = _Seen.of_image(image, where)
+        if len(seen.pixels) < FEWEST_HINTS:
             return []
         rows = np.flatnonzero(np.isin(self._owners, list(sought)))
-        which, which_row = alike(root(descriptors), self._roots[rows], self._places[rows],
-                                 ELSEWHERE)
-        rows = rows[which_row]
+        which, row = alike(seen.roots, self._roots[rows], self._places[rows], ELSEWHERE)
+        rows = rows[row]
         prints = []
         for index, label in sought.items():
             own = self._owners[rows] == index
-            prints += _looked_for(label, self._checkpoints[label], image, camera,
-                                  pixels[which[own]], self._numbers[rows[own]])
+            prints += _looked_for(label, self._checkpoints[label], image, camera, seen,
+                                  which[own], self._numbers[rows[own]])
         prints.sort(key=lambda one: -one.sighting.inliers)
         kept: list = []
         for one in prints:
@@ -144,56 +147,99 @@ class PrintFinder:
         return kept
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """
+    What is seen in an image, or in a part of it.
 
-def _features(image):
-    """Return places (F, 2) and SIFT's descriptors (F, 128) of what is seen in an image."""
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    small = _shrunk(image)
-    if small < 1:
-        size = np.array(gray.shape[::-1]) * small
-        gray = cv2.resize(gray, tuple(size.round().astype(int)), interpolation=cv2.INTER_AREA)
-    pixels, descriptors = detect(gray, FEATURES)
-    return (pixels + 0.5) / small - 0.5, descriptors
+    Attributes
+    ----------
+    pixels : array, shape (F, 2)
+        x, y in the image.
+    roots : array of float32, shape (F, 128)
+        RootSIFT.
+    pixel : float
+        How large a pixel was in which it was seen.
+
+    """
+
+    pixels: np.ndarray
+    roots: np.ndarray
+    pixel: float
+
+    @classmethod
+    def of_image(cls, image, where):
+        """Return what is seen in an image; where: see PrintFinder.find."""
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        height, width = gray.shape
+        small = min(1.0, LONGEST / max(height, width))
+        if small < 1:
+            gray = cv2.resize(gray, (round(width * small), round(height * small)),
+                              interpolation=cv2.INTER_AREA)
+        pixels, descriptors = detect(gray, FEATURES)
+        seen = cls((pixels + 0.5) / small - 0.5, root(descriptors), 1 / small)
+        return seen if where is None else seen.part(_at(where, seen.pixels))
+
+    def part(self, chosen):
+        """Return some of it; chosen: array of bool, shape (F,)."""
+        return replace(self, pixels=self.pixels[chosen], roots=self.roots[chosen])
+
+    def inside(self, box):
+        """Return what is in a box x0, y0, x1, y1."""
+        return self.part(((self.pixels >= box[:2]) & (self.pixels <= box[2:])).all(1))
 
 
-def _shrunk(image):
-    """Return by what an image is made smaller to find features in it."""
-    return min(1.0, LONGEST / max(image.shape[:2]))
-
-
-def _looked_for(label, checkpoint, image, camera, pixels, numbers):
+def _looked_for(label, checkpoint, image, camera, seen, which, numbers):
     """
     Return Prints of one object, those of one thing several times.
 
     Parameters
     ----------
-    pixels : array, shape (M, 2)
-        Features that look like its landmarks.
+    seen : _Seen
+        In the image.
+    which : array of int, shape (M,)
+        Features that look like landmarks of the object.
     numbers : array of int, shape (M,)
         Of these landmarks.
 
     """
     prints: list = []
+    points, pixels = checkpoint.landmarks.points[numbers], seen.pixels[which]
     for _ in range(MOST_WINDOWS):
         window = _fullest(pixels, camera)
         if window is None:
             break
         done = ((pixels >= window[:2]) & (pixels <= window[2:])).all(1)
-        if _agree(checkpoint.landmarks.points[numbers[done]], pixels[done], camera,
-                  2 / _shrunk(image)):
-            low, high = pixels[done].min(0), pixels[done].max(0)
-            round_it = 0.2 * (high - low).max() + 4
-            box = np.concatenate([np.maximum(low - round_it, -0.5), np.minimum(
-                high + round_it, [camera.width - 0.5, camera.height - 0.5])])
-            for sighting in checkpoint.landmarks.find(image, look_at(camera, box),
-                                                      checkpoint.model.diameter):
+        # There may be several of a kind in the window, so only those that agree are done with.
+        agreeing = np.flatnonzero(done)[_agreeing(points[done], pixels[done], camera, seen.pixel,
+                                                  FEWEST_AGREEING)]
+        if len(agreeing):
+            done = np.isin(np.arange(len(pixels)), agreeing)
+            for sighting in _found(checkpoint, image, camera, seen, _around(pixels[done], camera)):
                 mask = silhouette(checkpoint, sighting.pose, camera)
                 if mask is not None:
                     prints.append(Print(label, sighting, mask))
-                    x, y = pixels.round().astype(int).T
-                    done |= mask[y.clip(0, camera.height - 1), x.clip(0, camera.width - 1)]
-        pixels, numbers = pixels[~done], numbers[~done]
+                    done |= _at(mask, pixels)
+        points, pixels = points[~done], pixels[~done]
     return prints
+
+
+def _found(checkpoint, image, camera, seen, box):
+    """Return Sightings in a closer view of a box, if it is worth one by all of the landmarks."""
+    part = seen.inside(box)
+    which, where = checkpoint.landmarks.matched(part.roots, checkpoint.model.diameter)
+    if not len(_agreeing(checkpoint.landmarks.points[where], part.pixels[which], camera,
+                         seen.pixel, FEWEST_OF_ALL)):
+        return []
+    return checkpoint.landmarks.find(image, look_at(camera, box), checkpoint.model.diameter)
+
+
+def _around(pixels, camera):
+    """Return a box with some room about pixels."""
+    low, high = pixels.min(0), pixels.max(0)
+    room = 0.2 * (high - low).max() + 4
+    return np.concatenate([np.maximum(low - room, -0.5), np.minimum(
+        high + room, [camera.width - 0.5, camera.height - 0.5])])
 
 
 def _fullest(pixels, camera):
@@ -216,17 +262,42 @@ def _fullest(pixels, camera):
     return best
 
 
-def _agree(points, pixels, camera, least):
-    """Return whether enough of these are where one pose has them, to so many pixels at least."""
-    reach = max(least, RADIUS * np.ptp(pixels, axis=0).max())
+def _agreeing(points, pixels, camera, pixel, fewest):
+    """
+    Return which of these are where one pose has them, as far as two pixels tell.
+
+    Parameters
+    ----------
+    points : array, shape (M, 3)
+        Landmarks.
+    pixels : array, shape (M, 2)
+        Where they may have been seen.
+    camera : PinholeCamera
+        That sees them.
+    pixel : float
+        See _Seen.
+    fewest : int
+        So many spots must agree.
+
+    Returns
+    -------
+    array of int, shape (N,)
+        None of them where too few agree.
+
+    """
+    none = np.zeros(0, int)
+    if len(pixels) < fewest:
+        return none
+    reach = max(2 * pixel, RADIUS * np.ptp(pixels, axis=0).max())
     try:
         found, _, _, inliers = cv2.solvePnPRansac(
-            points.astype(float), pixels, camera.K, None, iterationsCount=150,
+            points.astype(float), pixels, camera.K, None, iterationsCount=ITERATIONS,
             reprojectionError=reach, confidence=0.99, flags=cv2.SOLVEPNP_AP3P)
     except cv2.error:
-        return False
-    return found and inliers is not None and len(
-        np.unique(pixels[inliers[:, 0]].round(), axis=0)) >= FEWEST_AGREEING
+        return none
+    if not found or inliers is None:
+        return none
+    return inliers[:, 0] if len(spots_of(pixels[inliers[:, 0]])) >= fewest else none
 
 
 def silhouette(checkpoint, pose, camera):
@@ -266,21 +337,89 @@ def silhouette(checkpoint, pose, camera):
     image2crop = crop.K @ crop.R_cam2crop @ np.linalg.inv(camera.K)
     full = cv2.warpPerspective(drawn, image2crop, (camera.width, camera.height),
                                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    mask = full > 0.5
+    # Points are drawn some of the drawing's large pixels wide, so that it reaches out too far.
+    mask = full > 0.9
     return mask if mask.any() else None
 
 
 def _is_same(one, other):
-    """Return whether a Print is of what another one, on which more spots agree, is of."""
-    if not (one.mask & other.mask).any():
+    """
+    Return whether a Print is of what another one, on which more spots agree, is of.
+
+    Of two things one is in front where both would be, and only its print is seen there.
+
+    """
+    both = one.mask & other.mask
+    if not both.any():
         return False
     if one.label == other.label and _iou(one.mask, other.mask) > SAME:
         return True
-    # Spots that the other one has used already say nothing more.
-    crop, its = one.sighting.features.crop, other.sighting.features.crop
-    seen = its.transfer(other.sighting.spots, crop)
-    apart = np.linalg.norm(one.sighting.spots[:, None] - seen[None], axis=2).min(1)
-    return bool((apart > 2 * RADIUS * crop.size).sum() < FEWEST_INLIERS)
+    contested = min(_within(one, both), _within(other, both))
+    return bool(contested > CONTESTED * one.sighting.inliers)
+
+
+class PrintSegmenter:
+    """
+    A segmenter that knows objects by their prints alone.
+
+    It needs no training but that of the objects' models, gives nothing a wrong name that has not
+    its print, and finds nothing that has none, or shows none.
+
+    Parameters
+    ----------
+    finder : PrintFinder
+    min_score : float
+        What is less sure is not told.
+
+    """
+
+    def __init__(self, finder, min_score=0.5):
+        self._finder, self._min_score = finder, min_score
+
+    @classmethod
+    def from_directory(cls, directory, min_score=0.5):
+        """Return the segmenter for those models of a directory that have landmarks."""
+        paths = find_models(directory)
+        finder = PrintFinder({name: Checkpoint.load(path) for name, path in paths.items()})
+        if not finder.labels:
+            raise InputError(f'{directory}: expected models of objects with prints on them, which '
+                             f'their cards tell, got {", ".join(paths) or "none"}: take a '
+                             'segmenter of train-segmenter')
+        return cls(finder, min_score)
+
+    @property
+    def labels(self):
+        """What can be found."""
+        return self._finder.labels
+
+    def segment(self, image):
+        """
+        Find the objects in an image.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (H, W, 3) or, grey, (H, W)
+            RGB.
+
+        Returns
+        -------
+        instances : list of Instance
+            Best score first, ids counted from 1. Masks are those of the whole objects, also of
+            what is hidden, unless by one another.
+
+        """
+        rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, 2)
+        prints = self._finder.find(rgb, usual_camera(*rgb.shape[:2]))
+        found = sorted(as_instances(prints, []), key=lambda one: -one.score)
+        return [replace(one, id=number) for number, one in enumerate(found, 1)
+                if one.score >= self._min_score]
+
+
+def usual_camera(height, width):
+    """Return a camera as most are: which one took an image matters little where things are."""
+    focal = float(max(height, width))
+    return PinholeCamera(np.array([[focal, 0, (width - 1) / 2],
+                                   [0, focal, (height - 1) / 2], [0, 0, 1]]), width, height)
 
 
 def shared(prints, instances):
@@ -353,9 +492,14 @@ def as_instances(prints, others):
 
 def _within(one, region):
     """Return how many spots of a Print are within a region of the image."""
-    height, width = region.shape
-    x, y = one.spots.round().astype(int).T
-    return region[y.clip(0, height - 1), x.clip(0, width - 1)].sum()
+    return _at(region, one.spots).sum()
+
+
+def _at(mask, pixels):
+    """Return what a mask has at pixels (N, 2), or at its edge nearest to them."""
+    height, width = mask.shape
+    x, y = pixels.round().astype(int).T
+    return mask[y.clip(0, height - 1), x.clip(0, width - 1)]
 
 
 def _iou(first, second):

@@ -309,9 +309,10 @@ def add_arguments(parser):
     parser.add_argument('--models', type=Path, metavar='DIR',
                         help='folder of trained models (default: those of the package)')
     source = parser.add_mutually_exclusive_group()
-    source.add_argument('--segmenter', metavar='FILE|coco',
-                        help="trained segmenter, or coco for torchvision's Mask R-CNN (default: "
-                        'segmenter.safetensors of the models)')
+    source.add_argument('--segmenter', metavar='FILE|coco|prints',
+                        help="trained segmenter, coco for torchvision's Mask R-CNN, or prints for "
+                        'none but the prints on the objects (default: segmenter.safetensors of '
+                        'the models)')
     source.add_argument('--detections', type=Path, metavar='FILE',
                         help="a segmenter's output instead, COCO-style JSON; the image number is "
                         'that in the file name, or that of the frame, and the scene number that '
@@ -368,6 +369,9 @@ def _segmentation(args, models, estimator):
     options = {'device': args.device, 'class_map': _class_map(args.class_map)}
     if args.segmenter == 'coco':
         segmenter = MaskRCNNSegmenter.coco(**options)
+    elif args.segmenter == 'prints':
+        from .prints import PrintSegmenter
+        segmenter = PrintSegmenter.from_directory(models)
     else:
         path = args.segmenter or Path(models) / 'segmenter.safetensors'
         segmenter = ConfirmedSegmenter.from_checkpoint(path, models, **options)

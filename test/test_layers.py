@@ -58,6 +58,7 @@ LAYERS = {
     'keypoints.report': 3,
     'keypoints.train': 3,
     'pipeline': 3,
+    'prints': 3,
     'refinement.pairs': 3,
     'refinement.train': 3,
     'run_images': 3,

@@ -16,7 +16,8 @@ PARAMETERS = (
               "torchvision's Mask R-CNN with its COCO weights, downloaded once; recorded: a "
               "file of detections on a data set's images (detections, dataset).",
               choices=tuple(SEGMENTERS)),
-    Parameter('weights', '', 'Weights of mask_rcnn; empty: those that the package ships.'),
+    Parameter('weights', '', 'Weights of mask_rcnn, for prints the folder of the models; empty: '
+              'what the package ships.'),
     Parameter('device', 'cpu', 'Where mask_rcnn and coco run: cpu, cuda or cuda:N.'),
     Parameter('min_score', 0.5, 'Least score of an instance that is published.',
               range=(0.0, 1.0)),

@@ -118,7 +118,18 @@ def _recorded(parameters, class_map):
                               parameters.min_score, parameters.mask_growth)
 
 
-SEGMENTERS = {'mask_rcnn': _mask_rcnn, 'coco': _coco, 'recorded': _recorded}
+def _prints(parameters, class_map):
+    from ..prints import PrintSegmenter
+    if class_map:
+        raise InputError('class_map: expected none with segmenter prints, which knows things by '
+                         'the names of their models, got one')
+    models = Path(parameters.weights or assets.find('models'))
+    return _warm(PrintSegmenter.from_directory(models if models.is_dir() else models.parent,
+                                               parameters.min_score))
+
+
+SEGMENTERS = {'mask_rcnn': _mask_rcnn, 'coco': _coco, 'prints': _prints,
+              'recorded': _recorded}
 
 
 def make_segmenter(parameters):
