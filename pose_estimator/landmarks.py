@@ -1,6 +1,6 @@
 """What is printed on an object: places of its surface that are found again by their looks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import functools
 
 import cv2
@@ -185,11 +185,9 @@ class Landmarks:
             after the first that is_it.
 
         """
-        gray = cv2.cvtColor(crop.crop(image), cv2.COLOR_RGB2GRAY)
-        pixels, descriptors = detect(gray, FEATURES)
-        if len(pixels) < FEWEST_INLIERS:
+        features = _features(image, crop)
+        if len(features.pixels) < FEWEST_INLIERS:
             return []
-        features = Features(crop, pixels, root(descriptors))
         which, where = self.matched(features.roots, diameter)
         if len(which) < FEWEST_INLIERS:
             return []
@@ -225,23 +223,58 @@ class Landmarks:
             None where fewer landmarks agree than on the sighting, or on something else.
 
         """
-        crop, pixels = sighting.features.crop, sighting.features.pixels
+        found = self._found_near(pose, sighting.features, diameter)
+        if found is None or found.inliers < sighting.inliers:
+            return None
+        points = self.points.astype(float)
+        moved = np.linalg.norm(found.pose.transform(points) - pose.transform(points), axis=1)
+        return None if moved.mean() > MOST_MOVED * diameter else found.pose
+
+    def choose(self, image, crop, sightings, diameter):
+        """
+        Tell a pose from its twin by looking at the whole of the object.
+
+        Parameters
+        ----------
+        image : array of uint8, shape (height, width, 3)
+            RGB, of the crop's camera.
+        crop : CropCamera
+            Of SIZE pixels a side, with all of the object in it.
+        sightings : list of Sighting
+            At least one, of the same thing.
+        diameter : float
+            Of the object, metres.
+
+        Returns
+        -------
+        Sighting
+            The one near which most spots agree, with the pose on which they do.
+
+        """
+        features = _features(image, crop)
+        best, most = sightings[0], 0
+        for one in sightings:
+            found = self._found_near(one.pose, features, diameter)
+            if found is not None and found.inliers > most:
+                best, most = replace(one, pose=found.pose), found.inliers
+        return best
+
+    def _found_near(self, pose, features, diameter):
+        """Return the Sighting of what agrees near a pose; None: too little."""
+        crop, pixels = features.crop, features.pixels
         near = pose.turned(crop.R_cam2crop)
         seen = near.transform(self.points.astype(float))
         if (seen[:, 2] <= 0).any():
             return None
-        which, where = self._matched_near(sighting.features.roots, pixels, crop.project(seen),
+        which, where = self._matched_near(features.roots, pixels, crop.project(seen),
                                           REACH * crop.size, diameter)
         if len(which) < FEWEST_INLIERS:
             return None
         points, pixels = self.points[where].astype(float), pixels[which]
-        aligned, inliers = _settled(near, points, pixels, np.arange(len(which)), crop)
-        if len(spots_of(pixels[inliers])) < sighting.inliers:
-            return None
-        moved = np.linalg.norm(aligned.transform(self.points) - seen, axis=1).mean()
-        if moved > MOST_MOVED * diameter:
-            return None
-        return aligned.turned(crop.R_cam2crop.T)
+        settled, inliers = _settled(near, points, pixels, np.arange(len(which)), crop)
+        spots = spots_of(pixels[inliers])
+        return Sighting(settled.turned(crop.R_cam2crop.T), spots, features) if len(
+            spots) >= FEWEST_INLIERS else None
 
     def _matched_near(self, roots, pixels, expected, reach, diameter):
         """Return as matched does, but only landmarks that are expected (N, 2) within reach."""
@@ -281,6 +314,12 @@ class Landmarks:
 
         """
         return alike(roots, self._roots, self.points, ELSEWHERE * diameter)
+
+
+def _features(image, crop):
+    """Return the Features of a crop of an image."""
+    pixels, descriptors = detect(cv2.cvtColor(crop.crop(image), cv2.COLOR_RGB2GRAY), FEATURES)
+    return Features(crop, pixels, root(descriptors))
 
 
 def alike(roots, known, places, elsewhere):

@@ -193,14 +193,8 @@ def _looked_for(label, checkpoint, image, camera, seen, which, numbers):
     """
     Return Prints of one object, those of one thing several times.
 
-    Parameters
-    ----------
-    seen : _Seen
-        In the image.
-    which : array of int, shape (M,)
-        Features that look like landmarks of the object.
-    numbers : array of int, shape (M,)
-        Of these landmarks.
+    Of what is seen, some (which, indices of shape (M,)) looks like landmarks of the object
+    (numbers, of shape (M,)).
 
     """
     prints: list = []
@@ -215,23 +209,32 @@ def _looked_for(label, checkpoint, image, camera, seen, which, numbers):
                                                   FEWEST_AGREEING)]
         if len(agreeing):
             done = np.isin(np.arange(len(pixels)), agreeing)
-            for sighting in _found(checkpoint, image, camera, seen, _around(pixels[done], camera)):
-                mask = silhouette(checkpoint, sighting.pose, camera)
-                if mask is not None:
-                    prints.append(Print(label, sighting, mask))
-                    done |= _at(mask, pixels)
+            box = _around(pixels[done], camera)
+            one = _found(label, checkpoint, image, camera, seen, box)
+            if one is not None:
+                prints.append(one)
+                done |= _at(one.mask, pixels)
         points, pixels = points[~done], pixels[~done]
     return prints
 
 
-def _found(checkpoint, image, camera, seen, box):
-    """Return Sightings in a closer view of a box, if it is worth one by all of the landmarks."""
+def _found(label, checkpoint, image, camera, seen, box):
+    """Return the Print in a box, looked at closely if that is worth while; None: there is none."""
+    landmarks, diameter = checkpoint.landmarks, checkpoint.model.diameter
     part = seen.inside(box)
-    which, where = checkpoint.landmarks.matched(part.roots, checkpoint.model.diameter)
-    if not len(_agreeing(checkpoint.landmarks.points[where], part.pixels[which], camera,
-                         seen.pixel, FEWEST_OF_ALL)):
-        return []
-    return checkpoint.landmarks.find(image, look_at(camera, box), checkpoint.model.diameter)
+    which, where = landmarks.matched(part.roots, diameter)
+    if not len(_agreeing(landmarks.points[where], part.pixels[which], camera, seen.pixel,
+                         FEWEST_OF_ALL)):
+        return None
+    drawn = [(one, silhouette(checkpoint, one.pose, camera))
+             for one in landmarks.find(image, look_at(camera, box), diameter)]
+    drawn = [(one, mask) for one, mask in drawn if mask is not None]
+    if not drawn:
+        return None
+    whole = mask_box(np.any([mask for _, mask in drawn], 0))
+    sighting = landmarks.choose(image, look_at(camera, whole), [one for one, _ in drawn], diameter)
+    mask = silhouette(checkpoint, sighting.pose, camera)
+    return None if mask is None else Print(label, sighting, mask)
 
 
 def _around(pixels, camera):

@@ -70,6 +70,25 @@ def test_book_found_by_its_print(name):
     assert np.linalg.norm(best.pose.t_m2c - TRUTH.t_m2c) < 0.015 * TRUTH.t_m2c[2]
 
 
+def test_a_pose_is_told_from_its_twin_by_the_whole():
+    image, mask = picture('rectified')
+    model, camera = book()[0], CAMERAS['rectified']
+    low, high = np.split(mask_box(mask), 2)
+    # The title alone.
+    part = look_at(camera, np.concatenate([low, low + 0.6 * (high - low)]))
+    one = landmarks().find(image, part, model.diameter)[0]
+    near = one.pose.turned(part.R_cam2crop)
+    mirrored = _twin(near, landmarks().points).turned(part.R_cam2crop.T)
+    wrong = replace(one, pose=mirrored)
+    assert degrees(mirrored) > 20
+    whole = look_at(camera, mask_box(mask))
+    for given in ([one, wrong], [wrong, one]):
+        chosen = landmarks().choose(image, whole, given, model.diameter)
+        assert degrees(chosen.pose) < 1.0 and chosen.inliers == one.inliers
+    nowhere = replace(one, pose=Pose(TRUTH.R_m2c, [0, 0, -0.7]))
+    assert landmarks().choose(image, whole, [nowhere], model.diameter) is nowhere
+
+
 def degrees(pose):
     turn = np.trace(pose.R_m2c @ TRUTH.R_m2c.T)
     return np.degrees(np.arccos(min((turn - 1) / 2, 1)))

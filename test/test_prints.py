@@ -1,7 +1,7 @@
 """Things are found anywhere in an image by what is printed on them."""
 
-from dataclasses import replace
 import functools
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,23 +12,21 @@ from pose_estimator.demo.scene import DemoScene
 from pose_estimator.errors import InputError
 from pose_estimator.geometry import Pose
 from pose_estimator.instance import Instance, mask_box
+from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.landmarks import Features, Sighting
 from pose_estimator.prints import (
     as_instances, Print, PrintFinder, PrintSegmenter, shared, silhouette, usual_camera)
-from pose_estimator.refinement.surface import Surface
 from pose_estimator.synthetic.backgrounds import random_background
 from pose_estimator.synthetic.render import RayCaster
 import pytest
-from test_landmarks import book, CAMERAS, degrees, landmarks, picture, TRUTH
-from test_pipeline import make_checkpoint
+from test_landmarks import book, CAMERAS, degrees, picture, TRUTH
 
 CAMERA = CAMERAS['rectified']
 
 
 @functools.cache
 def checkpoint():
-    model, mesh = book()
-    return replace(make_checkpoint(model), surface=Surface.of_mesh(mesh), landmarks=landmarks())
+    return Checkpoint.load(find('models') / 'book.safetensors')
 
 
 @functools.cache
@@ -99,7 +97,6 @@ def pair():
 
 def test_two_of_a_kind_one_before_the_other():
     image, (behind, before) = pair()
-    cv2.imwrite('/tmp/x/exp/pair.png',image[...,::-1]); print((behind&before).sum()/behind.sum(),[(f.score,iou(f.mask,before),iou(f.mask,behind&~before)) for f in PrintSegmenter(finder()).segment(image)])
     assert (behind & before).sum() > 0.1 * behind.sum()
     found = PrintSegmenter(finder()).segment(image)
     assert [one.id for one in found] == [1, 2] and all(one.score > 0.8 for one in found)
@@ -243,6 +240,21 @@ def test_shipped_models_find_the_demos_book_without_a_segmenter():
 def test_models_without_prints_are_refused(tmp_path):
     with pytest.raises(InputError, match='objects with prints .* got none: .* train-segmenter'):
         PrintSegmenter.from_directory(tmp_path)
+
+
+def test_node_takes_the_folder_of_the_models():
+    from pose_estimator.nodes.segmenters import make_segmenter
+    for weights in ('', str(find('models')), str(find('models') / 'segmenter.safetensors')):
+        options = SimpleNamespace(segmenter='prints', weights=weights, min_score=0.9,
+                                  class_map=[''])
+        assert make_segmenter(options).labels == ('book',)
+    found, = make_segmenter(options).segment(picture('rectified')[0])
+    assert found.score > 0.9
+    options.min_score = 0.999
+    assert make_segmenter(options).segment(picture('rectified')[0]) == []
+    options.class_map = ['novel=book']
+    with pytest.raises(InputError, match='class_map: expected none'):
+        make_segmenter(options)
 
 
 def test_silhouettes_of_what_is_out_of_view():

@@ -189,6 +189,14 @@ def test_video_to_pictures_and_pictures_to_video(video, folder, camera_file, fak
     assert len(list(run_images.open_input([str(tmp_path / 'film.mp4')]))) == 3
 
 
+def test_prints_may_be_all_that_is_known(folder, camera_file, fakes, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(PrintSegmenter, 'from_directory',
+                        lambda models: asked.append(str(models)) or Segmenter())
+    assert command(camera_file, tmp_path / 'out', folder, '--segmenter', 'prints') == 0
+    assert asked == ['models']
+
+
 def test_recorded_detections_are_found_by_file_and_folder_name(camera_file, fakes, tmp_path):
     root = tmp_path / 'bop'
     assert main(['run', str(root / 'test/000001/rgb'), '--camera', str(camera_file),

@@ -13,8 +13,9 @@ from ..segmentation.recorded import MASK_GROWTH
 PARAMETERS = (
     Parameter('segmenter', 'mask_rcnn',
               'What finds the objects: mask_rcnn: trained by this package (weights); coco: '
-              "torchvision's Mask R-CNN with its COCO weights, downloaded once; recorded: a "
-              "file of detections on a data set's images (detections, dataset).",
+              "torchvision's Mask R-CNN with its COCO weights, downloaded once; prints: none but "
+              'the prints on the objects, as their models know them; recorded: a file of '
+              "detections on a data set's images (detections, dataset).",
               choices=tuple(SEGMENTERS)),
     Parameter('weights', '', 'Weights of mask_rcnn, for prints the folder of the models; empty: '
               'what the package ships.'),
@@ -23,7 +24,8 @@ PARAMETERS = (
               range=(0.0, 1.0)),
     Parameter('confirm', True,
               'For mask_rcnn: have the scores confirmed by the keypoint models that lie beside '
-              'the weights, for objects that have one there.'),
+              'the weights, and what is missed found by its print, for objects that have one '
+              'there.'),
     Parameter('class_map', [''],
               "Segmenter's label=object, for each label that is to be used under another name. "
               'If any is given, labels that are not mapped are ignored.'),
