@@ -14,6 +14,7 @@ from pose_estimator.errors import InputError
 from pose_estimator.instance import Instance
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import ObjectPose, PoseEstimator
+from pose_estimator.prints import PrintSegmenter
 import pytest
 import yaml
 
