@@ -260,5 +260,6 @@ def test_node_takes_the_folder_of_the_models():
 def test_silhouettes_of_what_is_out_of_view():
     assert silhouette(checkpoint(), Pose(TRUTH.R_m2c, [0, 0, -0.7]), CAMERA) is None
     assert silhouette(checkpoint(), Pose(TRUTH.R_m2c, [5, 0, 0.7]), CAMERA) is None
+    assert silhouette(checkpoint(), Pose(TRUTH.R_m2c, [0, 0, 0.02]), CAMERA) is None
     half = silhouette(checkpoint(), Pose(TRUTH.R_m2c, [0.37, 0, 0.7]), CAMERA)
     assert half is not None and half[:, -1].any() and not half[:, 0].any()
