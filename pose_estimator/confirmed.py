@@ -152,17 +152,19 @@ class ConfirmedSegmenter:
     def _with_prints(self, image, camera, instances):
         """Return the instances with those found by their prints, of labels not found surely."""
         known = [one for one in instances if one.score >= SURE]
+        unsure = [one for one in instances if one.score < SURE]
         labels = set(self._finder.labels) - {one.label for one in known}
         if not labels:
             return instances
         elsewhere = np.ones(image.shape[:2], bool)
         for one in known:
             elsewhere &= ~one.mask
-        prints = self._finder.find(image, camera, labels, elsewhere)
-        own, misnamed = shared(prints, instances)
+        prints = [one for one in self._finder.find(image, camera, labels, elsewhere)
+                  if not any(one.is_of(other) for other in known)]
+        own, misnamed = shared(prints, unsure)
         seen = {index: prints[number].score for number, index in own.items()}
-        kept = [replace(one, score=max(one.score, seen.get(index, 0.0)))
-                for index, one in enumerate(instances) if index not in misnamed]
+        kept = known + [replace(one, score=max(one.score, seen.get(index, 0.0)))
+                        for index, one in enumerate(unsure) if index not in misnamed]
         alone = [one for number, one in enumerate(prints) if number not in own]
         return kept + as_instances(alone, kept)
 

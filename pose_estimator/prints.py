@@ -65,6 +65,10 @@ class Print:
         """Where in the image it was seen; x, y, shape (S, 2)."""
         return self.sighting.features.crop.to_image(self.sighting.spots)
 
+    def is_of(self, instance):
+        """Return whether it is of the same thing as an Instance, by whatever name."""
+        return _iou(self.mask, instance.mask) >= SAME
+
 
 class PrintFinder:
     """
@@ -447,16 +451,13 @@ def shared(prints, instances):
     own: dict = {}
     misnamed = set()
     for number, one in enumerate(prints):
-        likeness = {index: _iou(one.mask, instance.mask)
-                    for index, instance in enumerate(instances)}
-        alike = {index: value for index, value in likeness.items()
-                 if instances[index].label == one.label and index not in own.values()
-                 and (one.mask & instances[index].mask).sum()
-                 >= EXPLAINED * max(instances[index].mask.sum(), 1)}
-        if alike:
-            own[number] = max(alike, key=lambda index: alike[index])
-        misnamed |= {index for index, value in likeness.items()
-                     if value >= SAME and instances[index].label != one.label}
+        likeness = {index: _iou(one.mask, instance.mask) for index, instance in enumerate(instances)
+                 if instance.label == one.label and index not in own.values()
+                 and (one.mask & instance.mask).sum() >= EXPLAINED * max(instance.mask.sum(), 1)}
+        if likeness:
+            own[number] = max(likeness, key=lambda index: likeness[index])
+        misnamed |= {index for index, instance in enumerate(instances)
+                     if instance.label != one.label and one.is_of(instance)}
     return own, misnamed - set(own.values())
 
 

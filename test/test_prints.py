@@ -207,6 +207,18 @@ def test_segmenter_is_helped_where_it_is_not_sure(score, label, expected):
         assert iou(found.mask, mask) > 0.9
 
 
+def test_what_is_sure_keeps_its_name(monkeypatch):
+    image, mask = picture('rectified')
+    cup = Instance('cup', 0.97, mask_box(mask), mask, 1)
+    # Nothing is looked for on it, nor believed that is seen there from beside.
+    assert [one.label for one in ConfirmedSegmenter(
+        Segmenter(cup), {}, finder=finder()).segment(image)] == ['cup']
+    there = finder().find(image, CAMERA)
+    monkeypatch.setattr(PrintFinder, 'find', lambda *_: there)
+    assert [one.label for one in ConfirmedSegmenter(
+        Segmenter(cup), {}, finder=finder()).segment(image)] == ['cup']
+
+
 def test_labels_that_are_surely_found_are_not_looked_for(monkeypatch):
     asked = []
     monkeypatch.setattr(PrintFinder, 'find',
