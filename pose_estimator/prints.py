@@ -451,13 +451,13 @@ def shared(prints, instances):
     own: dict = {}
     misnamed = set()
     for number, one in enumerate(prints):
-        likeness = {index: _iou(one.mask, instance.mask) for index, instance in enumerate(instances)
-                 if instance.label == one.label and index not in own.values()
-                 and (one.mask & instance.mask).sum() >= EXPLAINED * max(instance.mask.sum(), 1)}
+        likeness = {index: _iou(one.mask, each.mask) for index, each in enumerate(instances)
+                    if each.label == one.label and index not in own.values()
+                    and (one.mask & each.mask).sum() >= EXPLAINED * max(each.mask.sum(), 1)}
         if likeness:
             own[number] = max(likeness, key=lambda index: likeness[index])
-        misnamed |= {index for index, instance in enumerate(instances)
-                     if instance.label != one.label and one.is_of(instance)}
+        misnamed |= {index for index, each in enumerate(instances)
+                     if each.label != one.label and one.is_of(each)}
     return own, misnamed - set(own.values())
 
 
