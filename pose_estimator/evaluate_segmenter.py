@@ -336,6 +336,9 @@ def add_arguments(parser):
                         help="a segmenter's output, COCO-style JSON as BOP has it")
     source.add_argument('--weights', type=Path, metavar='FILE',
                         help='weights of train-segmenter (default: those that the package ships)')
+    source.add_argument('--prints', type=Path, metavar='DIR',
+                        help='no segmenter, but what is found by the prints that the models in '
+                        'this folder know')
     parser.add_argument('--unconfirmed', action='store_true',
                         help='with --weights: without what keypoint models beside the weights '
                         'say of its detections')
@@ -407,7 +410,12 @@ def _source(args, dataset):
         return (lambda image, scene_id, image_id: recorded.instances(
             scene_id, image_id, *image.shape[:2])), names, args.detections.name
     from .confirmed import ConfirmedSegmenter
+    from .prints import PrintSegmenter
     from .segmentation.mask_rcnn import MaskRCNNSegmenter
+    if args.prints is not None:
+        finder = PrintSegmenter.from_directory(args.prints, 0.0)
+        return (lambda image, scene_id, image_id: finder.segment(image),
+                object_names(dataset, finder.labels), 'prints')
     weights = args.weights or assets.find('models') / 'segmenter.safetensors'
     least = min(LEAST_SCORE, args.min_score)
     segmenter = (MaskRCNNSegmenter.from_checkpoint(weights, args.device, least) if args.unconfirmed

@@ -70,6 +70,14 @@ def test_objects_are_known_by_name(written, tmp_path, capsys):
     assert 'models: bottle (2)' in printed and 'Objects without' not in printed
 
 
+def test_prints_alone_are_measured(written, tmp_path, capsys):
+    table = tmp_path / 'table.json'
+    assert main(['evaluate-segmenter', str(written.path), '--prints', str(MODELS), '--objects',
+                 '1', '--json', str(table)]) == 0
+    assert 'scenes, prints: 8 images' in capsys.readouterr().out
+    assert json.loads(table.read_text())['targets'] > 5
+
+
 def test_empty_scenes_are_of_other_things(tmp_path):
     assert make(tmp_path / 'none', '--images', '2', '--size', '96x72', '--empty') == 0
     dataset = BopDataset(tmp_path / 'none')
