@@ -40,7 +40,7 @@ def book():
 
 @functools.cache
 def landmarks():
-    return Landmarks.of_mesh(*book())
+    return Checkpoint.load(find('models') / 'book.safetensors').landmarks
 
 
 @functools.cache
@@ -108,6 +108,19 @@ def test_pose_beside_is_brought_to_the_print(name):
     # Where nothing of the print is expected, or behind the camera, it is not.
     for away in ([0.5, 0, 0.8], [0, 0, -0.7]):
         assert landmarks().align(Pose(TRUTH.R_m2c, away), best, model.diameter) is None
+
+
+def test_landmarks_of_a_mesh(monkeypatch):
+    monkeypatch.setattr(module, 'VIEWS', 40)
+    model, mesh = book()
+    made = Landmarks.of_mesh(model, mesh)
+    assert module.FEWEST <= len(made.points) < len(landmarks().points)
+    pixel = model.diameter / module.VIEW_SIZE
+    assert (made.points >= mesh.vertices.min(0) - pixel / 2).all()
+    assert (made.points <= mesh.vertices.max(0) + pixel / 2).all()
+    image, mask = picture('rectified')
+    found = made.find(image, look_at(CAMERAS['rectified'], mask_box(mask)), model.diameter)
+    assert degrees(max(found, key=lambda one: one.inliers).pose) < 2.0
 
 
 @pytest.mark.parametrize('image', [

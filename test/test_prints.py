@@ -237,7 +237,7 @@ def test_shipped_models_find_the_demos_book_without_a_segmenter():
     assert segmenter.labels == ('book',)
     scene, caster = DemoScene(31), RayCaster(book()[1])
     found = total = 0
-    for moment in np.linspace(0, scene.duration, 12, endpoint=False):
+    for moment in np.linspace(0, scene.duration, 8, endpoint=False):
         frame = scene.frame(float(moment))
         mask = caster.render(frame.poses['book'], scene.camera.K, scene.camera.width,
                              scene.camera.height).mask
@@ -246,7 +246,7 @@ def test_shipped_models_find_the_demos_book_without_a_segmenter():
             total += 1
             found += any(iou(one.mask, mask) > 0.6 for one in instances)
         assert all(iou(one.mask, mask) > 0.4 for one in instances)
-    assert total > 4 and found >= 0.4 * total
+    assert total > 2 and found >= 0.4 * total
 
 
 def test_models_without_prints_are_refused(tmp_path):
