@@ -301,3 +301,10 @@ class CropCamera:
         """Return the crop pixels (N, 2) that show what these pixels of the real image show."""
         rays = self.camera.rays(pixels) @ self.R_cam2crop.T @ self.K.T
         return rays[:, :2] / rays[:, 2:]
+
+
+def usual_camera(height, width):
+    """Return a camera as most are: which one took an image matters little where things are."""
+    focal = float(max(height, width))
+    return PinholeCamera(np.array([[focal, 0, (width - 1) / 2],
+                                   [0, focal, (height - 1) / 2], [0, 0, 1]]), width, height)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .camera import CropCamera
+from .camera import CropCamera, usual_camera
 from .keypoints.checkpoint import Checkpoint
 from .keypoints.predictor import KeypointPredictor
 from .pipeline import sight
-from .prints import as_instances, PrintFinder, shared, usual_camera
+from .prints import as_instances, PrintFinder, shared
 from .scoring import FEATURES
 from .segmentation.mask_rcnn import load_checkpoint, MaskRCNNSegmenter
 from .sighting import sight_chance

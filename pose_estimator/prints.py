@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import torch
 
-from .camera import CropCamera, PinholeCamera
+from .camera import CropCamera, usual_camera
 from .errors import InputError
 from .instance import Instance, mask_box
 from .keypoints.checkpoint import Checkpoint
 from .landmarks import alike, detect, ELSEWHERE, look_at, RADIUS, root, Sighting, spots_of
-from .pipeline import find_models
+from .pipeline import EXPLAINED, find_models
 from .refinement.surface import draw, DRAWN
 
 # A larger image is looked at with so many pixels along its longer side; so many features of it.
@@ -29,8 +29,8 @@ MOST_WINDOWS = 6
 # Of a thing that reaches beyond the image at least this share is in it.
 LEAST_IN_VIEW = 0.2
 # Two silhouettes that share this much, intersection over union, are of the same thing; so is a
-# mask of the same label, of which this share is inside the silhouette.
-SAME, EXPLAINED = 0.5, 0.5
+# mask of the same label, of which the silhouette has EXPLAINED.
+SAME = 0.5
 # Of two things whose prints both are seen where they overlap, with more than this share of the
 # spots, one is not there.
 CONTESTED = 0.25
@@ -420,13 +420,6 @@ class PrintSegmenter:
         found = sorted(as_instances(prints, []), key=lambda one: -one.score)
         return [replace(one, id=number) for number, one in enumerate(found, 1)
                 if one.score >= self._min_score]
-
-
-def usual_camera(height, width):
-    """Return a camera as most are: which one took an image matters little where things are."""
-    focal = float(max(height, width))
-    return PinholeCamera(np.array([[focal, 0, (width - 1) / 2],
-                                   [0, focal, (height - 1) / 2], [0, 0, 1]]), width, height)
 
 
 def shared(prints, instances):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 from pose_estimator.assets import find
-from pose_estimator.camera import CropCamera
+from pose_estimator.camera import CropCamera, usual_camera
 from pose_estimator.confirmed import ConfirmedSegmenter
 from pose_estimator.demo.scene import DemoScene
 from pose_estimator.errors import InputError
@@ -15,7 +15,7 @@ from pose_estimator.instance import Instance, mask_box
 from pose_estimator.keypoints.checkpoint import Checkpoint
 from pose_estimator.landmarks import Features, Sighting
 from pose_estimator.prints import (
-    as_instances, Print, PrintFinder, PrintSegmenter, shared, silhouette, usual_camera)
+    as_instances, Print, PrintFinder, PrintSegmenter, shared, silhouette)
 from pose_estimator.synthetic.backgrounds import random_background
 from pose_estimator.synthetic.render import RayCaster
 import pytest
