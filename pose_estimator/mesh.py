@@ -293,23 +293,26 @@ def surface_colors(mesh, face, weights, reach):
     """
     corners = mesh.faces[face]
     if mesh.texture is not None:
-        uv = (mesh.uv[corners] * weights).sum(1) % 1.0
+        uv = _mixed(mesh.uv, corners, weights) % 1.0
         # Texels a little smaller than asked for: between them it is interpolated.
         level = np.log2(np.maximum(reach / np.maximum(mesh.texel[face], 1e-12), 1e-9)) - 0.5
-        level = np.clip(level, 0, len(mesh.pyramid) - 1)
-        low = np.floor(level).astype(int)
-        share = (level - low)[:, None]
-        color = np.zeros((len(face), 3))
-        for index in np.unique(np.concatenate([low, low + 1])):
-            weight = np.where(low == index, 1 - share[:, 0],
-                              np.where(low + 1 == index, share[:, 0], 0))
+        level = np.clip(level, 0, len(mesh.pyramid) - 1).astype(np.float32)
+        color = np.zeros((len(face), 3), np.float32)
+        for index, texture in enumerate(mesh.pyramid):
+            weight = 1 - np.abs(level - index)
             own = np.flatnonzero(weight > 0)
             if len(own):
-                color[own] += weight[own, None] * _texture_at(mesh.pyramid[index], uv[own])
+                color[own] += weight[own, None] * _texture_at(texture, uv[own])
         return color.round().astype(np.uint8)
     if mesh.colors is not None:
-        return (mesh.colors[corners] * weights).sum(1).round().astype(np.uint8)
+        return _mixed(mesh.colors, corners, weights).round().astype(np.uint8)
     return np.full((len(face), 3), 180, np.uint8)
+
+
+def _mixed(values, corners, weights):
+    """Return values (V, k) mixed by weights (n, 3, 1) of corners (n, 3): shape (n, k)."""
+    values = np.asarray(values, np.float32)
+    return sum(values[corners[:, corner]] * weights[:, corner] for corner in range(3))
 
 
 def _texture_at(texture, uv):

@@ -52,10 +52,16 @@ class VirtualCamera(Node):
         """Yield (image, camera, publish) from first to last; publish takes the header."""
         raise NotImplementedError
 
+    def is_ready(self):
+        """Return whether playing may start."""
+        return True
+
     def wait(self):
-        """Start playing once enough nodes have subscribed."""
+        """Start playing once enough nodes have subscribed and the pictures are there."""
         count = self.images.get_subscription_count()
-        if count >= self.parameters.wait_for_subscribers:
+        if count >= self.parameters.wait_for_subscribers and not self.is_ready():
+            self.get_logger().info('drawing the images', once=True)
+        elif count >= self.parameters.wait_for_subscribers:
             self.after(SETTLE_SECONDS, self.start)
         else:
             self.get_logger().info(

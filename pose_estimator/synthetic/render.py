@@ -54,6 +54,7 @@ class RayCaster:
         self._scene = rtcore_scene.EmbreeScene()
         triangles = (mesh.vertices[mesh.faces] * self._scale).astype(np.float32)
         self._geometry = TriangleMesh(self._scene, triangles)
+        self._normals = np.ascontiguousarray(mesh.normals.transpose(1, 0, 2), np.float32)
 
     def render(self, pose, K, width, height, origin=(0, 0)):
         """
@@ -76,31 +77,42 @@ class RayCaster:
 
         """
         K = np.asarray(K, float)
-        x, y = np.meshgrid(np.arange(width) + origin[0], np.arange(height) + origin[1])
-        plane = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 3) @ np.linalg.inv(K).T
-        directions = (plane @ pose.R_m2c).astype(np.float32)  # model frame
+        # A pixel's ray is linear in its column and row.
+        across, down, corner = np.linalg.inv(K).T @ pose.R_m2c  # model frame
+        corner = corner + origin[0] * across + origin[1] * down
+        columns = (np.arange(width)[:, None] * across).astype(np.float32)
+        rows = (np.arange(height)[:, None] * down + corner).astype(np.float32)
+        directions = (rows[:, None] + columns).reshape(-1, 3)
         start = (-pose.R_m2c.T @ pose.t_m2c * self._scale).astype(np.float32)
         hit = self._scene.run(np.broadcast_to(start, directions.shape).copy(), directions,
                               output=1)
         index = np.flatnonzero(hit['primID'] >= 0)
         face = hit['primID'][index]
-        u, v = hit['u'][index], hit['v'][index]
-        weights = np.stack([1 - u - v, u, v], -1)[..., None].astype(np.float32)  # (n, 3, 1)
+        u, v = hit['u'][index, None], hit['v'][index, None]
         mask = np.zeros(height * width, bool)
         mask[index] = True
         # Directions have z = 1 in the camera frame, so the ray's parameter is the depth.
         depth = np.zeros(height * width, np.float32)
         depth[index] = hit['tfar'][index] / self._scale
         normal = np.zeros((height * width, 3), np.float32)
-        surface = (self.mesh.normals[face] * weights).sum(1) @ pose.R_m2c.T
-        surface /= np.maximum(np.linalg.norm(surface, axis=1, keepdims=True), 1e-9)
-        away = (surface * plane[index]).sum(1) > 0
-        surface[away] *= -1
+        ray = directions[index] @ pose.R_m2c.T.astype(np.float32)
+        first, second, third = (normals[face] for normals in self._normals)
+        surface = first + u * (second - first) + v * (third - first)
+        surface = surface @ pose.R_m2c.T.astype(np.float32)
+        surface /= np.maximum(_lengths(surface), 1e-9)
+        slant = np.einsum('ij,ij->i', surface, ray)
+        surface[slant > 0] *= -1
         normal[index] = surface
         albedo = np.zeros((height * width, 3), np.uint8)
         # What is seen at a slant reaches farther in one direction; its mean is over the same area.
-        slant = np.abs((surface * plane[index]).sum(1)) / np.linalg.norm(plane[index], axis=1)
-        reach = depth[index] / np.sqrt(K[0, 0] * K[1, 1] * np.maximum(slant, 0.2))
+        slant = np.abs(slant) / _lengths(ray)[:, 0]
+        reach = depth[index] / np.sqrt(np.float32(K[0, 0] * K[1, 1]) * np.maximum(slant, 0.2))
+        weights = np.stack([1 - u - v, u, v], 1)
         albedo[index] = surface_colors(self.mesh, face, weights, reach)
         return GBuffer(mask.reshape(height, width), depth.reshape(height, width),
                        normal.reshape(height, width, 3), albedo.reshape(height, width, 3))
+
+
+def _lengths(vectors):
+    """Return the lengths (n, 1) of vectors (n, 3)."""
+    return np.sqrt(np.einsum('ij,ij->i', vectors, vectors))[:, None]

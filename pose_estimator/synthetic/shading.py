@@ -60,14 +60,13 @@ class Light:
             RGB, 0..255 and beyond where it is glaring.
 
         """
-        light = np.broadcast_to(np.float32(self.ambient), normal.shape).copy()
-        glare = np.zeros_like(light)
-        for direction, color in zip(self.directions, self.colors):
-            lit = np.maximum(normal @ np.float32(direction), 0)
-            light += lit[:, None] * np.float32(color)
-            if self.gloss:
-                half = direction - np.array([0, 0, 1.0])  # between the lamp and the camera
-                half /= max(np.linalg.norm(half), 1e-9)
-                shine = np.maximum(normal @ np.float32(half), 0) ** np.float32(self.shininess)
-                glare += shine[:, None] * np.float32(color * (self.gloss * 255))
-        return albedo * light + glare
+        normal = np.asarray(normal, np.float32)
+        lamps, colors = (np.asarray(one, np.float32) for one in (self.directions, self.colors))
+        light = np.maximum(normal @ lamps.T, 0) @ colors + np.asarray(self.ambient, np.float32)
+        lit = albedo * light
+        if self.gloss:
+            half = lamps - np.array([0, 0, 1], np.float32)  # between the lamp and the camera
+            half /= np.maximum(np.linalg.norm(half, axis=1, keepdims=True), 1e-9)
+            shine = np.maximum(normal @ half.T, 0) ** np.float32(self.shininess)
+            lit += shine @ (colors * np.float32(self.gloss * 255))
+        return lit
