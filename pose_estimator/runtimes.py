@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional
-from torchvision.ops import FrozenBatchNorm2d
 
 from .devices import has_fast_bfloat16
 
@@ -178,7 +177,13 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module, name):
         """Return whether not to look inside."""
-        return isinstance(module, FrozenBatchNorm2d) or super().is_leaf_module(module, name)
+        return _is_frozen_norm(module) or super().is_leaf_module(module, name)
+
+
+def _is_frozen_norm(module):
+    """Return whether it is torchvision's, which takes a second to import and few networks need."""
+    ops = sys.modules.get('torchvision.ops')
+    return ops is not None and isinstance(module, ops.FrozenBatchNorm2d)
 
 
 def _layer(module, x):
@@ -201,7 +206,7 @@ def _layer(module, x):
         x = ops.convolution_backprop_data(x, number(module.weight), module.stride,
                                           pads_begin=(0, 0), pads_end=(0, 0),
                                           dilations=module.dilation)
-    elif isinstance(module, (nn.BatchNorm2d, FrozenBatchNorm2d)):
+    elif isinstance(module, nn.BatchNorm2d) or _is_frozen_norm(module):
         scale = module.weight / torch.sqrt(module.running_var + module.eps)
         shift = module.bias - module.running_mean * scale
         return ops.add(ops.multiply(x, number(scale.reshape(1, -1, 1, 1))),

@@ -37,7 +37,7 @@ def copied(name, folder):
 
 
 def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
-    path = copied('bottle', tmp_path)
+    path = copied('bottle.mask', tmp_path)
     shipped = Checkpoint.load(path)
     replace(shipped, calibration={'weights': [0.0] * 3}).save(path)
     assert not Checkpoint.load(path).is_calibrated
@@ -47,7 +47,7 @@ def test_score_is_fitted_anew_and_the_weights_stay(quick, tmp_path):
     assert 0 < found.calibration['sure_score'] <= 1
     assert found.training['virtual_scores']['samples'] == 48
     assert all(torch.equal(found.weights[name], shipped.weights[name]) for name in shipped.weights)
-    assert 'On 48 held-back virtual crops' in (tmp_path / 'bottle.md').read_text()
+    assert 'On 48 held-back virtual crops' in (tmp_path / 'bottle.mask.md').read_text()
     PoseEstimator([found])
 
 
