@@ -1,6 +1,7 @@
 """Where keypoints may be, from several looks at a crop, and the pose that agrees with it best."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -67,7 +68,7 @@ class Belief:
         look2cell = np.array([[1 / stride, 0, 0.5 / stride - 0.5],
                               [0, 1 / stride, 0.5 / stride - 0.5], [0, 0, 1]])
         maps = np.zeros((total, total, heatmaps.shape[1]), np.float32)
-        back = crop.R_cam2crop.T @ np.linalg.inv(crop.K)
+        back = crop.R_cam2crop.T @ crop.inverse_K
         for heatmap, look in zip(heatmaps, looks):
             warp = look2cell @ look.K @ look.R_cam2crop @ back @ cell2crop
             seen = cv2.warpPerspective(
@@ -76,6 +77,13 @@ class Belief:
             # A zoomed look spreads the same belief over more of its cells.
             maps += seen.reshape(maps.shape) * abs(np.linalg.det(warp[:2, :2]))
         return cls(maps / len(looks), stride, beyond)
+
+    @cached_property
+    def _moments(self):
+        """The maps, and they times each cell's x and y, shape (n, n, 3 K)."""
+        axis = np.arange(len(self.maps), dtype=np.float32)
+        return np.concatenate([self.maps, self.maps * axis[:, None],
+                               self.maps * axis[:, None, None]], 2)
 
     def to_cells(self, pixels):
         """Return positions in cells of pixels of the crop, shape (..., 2)."""
@@ -88,10 +96,7 @@ class Belief:
     def window(self, sigma):
         """Return a function pixels (H, K, 2) -> mean (H, K, 2), mass (H, K) of the belief near."""
         size, _, count = self.maps.shape
-        axis = np.arange(size, dtype=np.float32)
-        moments = np.concatenate([self.maps, self.maps * axis[:, None], self.maps
-                                  * axis[:, None, None]], 2)
-        blurred = cv2.GaussianBlur(moments, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+        blurred = cv2.GaussianBlur(self._moments, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
         # Not a mean but a sum in the window, in which the middle counts in full.
         blurred = blurred.reshape(size, size, 3, count) * np.float32(2 * np.pi * sigma ** 2)
         blurred = _framed(blurred)

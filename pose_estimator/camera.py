@@ -1,6 +1,7 @@
 """Pinhole camera, lens distortion, and the virtual camera that looks at a crop."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 import math
 
 import cv2
@@ -229,6 +230,11 @@ class CropCamera:
         return cls(np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1]]), size,
                    rotation, camera)
 
+    @cached_property
+    def inverse_K(self):
+        """Inverse of K, shape (3, 3)."""
+        return np.linalg.inv(self.K)
+
     def turned(self, degrees, zoom):
         """Return this camera rolled clockwise about its axis and with a longer focal length."""
         angle = np.radians(degrees)
@@ -240,7 +246,7 @@ class CropCamera:
     def transfer(self, pixels, other):
         """Return the pixels (N, 2) of another crop of the same image that show the same."""
         pixels = np.asarray(pixels, np.float64).reshape(-1, 2)
-        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(self.K).T
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ self.inverse_K.T
         rays = rays @ (other.K @ other.R_cam2crop @ self.R_cam2crop.T).T
         return rays[:, :2] / rays[:, 2:]
 
@@ -277,7 +283,7 @@ class CropCamera:
     def _sampled(self, image, interpolation):
         """Return the crop, each pixel the image where its middle is."""
         if not self.camera.is_distorted:
-            crop2image = self.camera.K @ self.R_cam2crop.T @ np.linalg.inv(self.K)
+            crop2image = self.camera.K @ self.R_cam2crop.T @ self.inverse_K
             return cv2.warpPerspective(image, crop2image, (self.size, self.size),
                                        flags=interpolation | cv2.WARP_INVERSE_MAP,
                                        borderMode=cv2.BORDER_CONSTANT, borderValue=0)
@@ -294,7 +300,7 @@ class CropCamera:
     def to_image(self, pixels):
         """Return the pixels (N, 2) of the real image that show what these crop pixels show."""
         pixels = np.asarray(pixels, np.float64).reshape(-1, 2)
-        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ np.linalg.inv(self.K).T
+        rays = np.column_stack([pixels, np.ones(len(pixels))]) @ self.inverse_K.T
         return self.camera.project(rays @ self.R_cam2crop)
 
     def to_crop(self, pixels):

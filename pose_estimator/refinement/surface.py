@@ -1,6 +1,7 @@
 """What a mesh looks like, as coloured points that are drawn fast enough to compare with images."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -95,10 +96,13 @@ class Surface:
                    normals.astype(np.float32) / 127, colors)
 
     def tensors(self, device='cpu'):
-        """Return points and appearance as tensors; see draw."""
+        """Return points and appearance as tensors, not to be changed; see draw."""
+        return tuple(one.to(device) for one in self._tensors)
+
+    @cached_property
+    def _tensors(self):
         look = np.concatenate([self.colors / np.float32(255), self.normals], 1)
-        return (torch.from_numpy(np.array(self.points)).to(device),
-                torch.from_numpy(look.astype(np.float32)).to(device))
+        return torch.from_numpy(np.array(self.points)), torch.from_numpy(look.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
