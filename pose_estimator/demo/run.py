@@ -80,7 +80,8 @@ def run(args):
     log = args.output.with_suffix('.log')
     print(DemoScene(args.seed).describe())
     print(f'Starting demo_camera, segmentation_node and pose_node (input: {args.input}; ROS '
-          f'domain {domain}, this machine alone; log: {log})', flush=True)
+          f'domain {domain}, this machine alone; log: {log}); images come when the networks are '
+          'loaded and the scene is drawn, after some 20 s', flush=True)
     nodes = Nodes(domain, log, 'demo_camera')
     try:
         nodes.start('segmentation_node', weights=models / 'segmenter.safetensors')
