@@ -41,8 +41,8 @@ LOOKS = ((0, 1.0), (-25, 1.08), (25, 0.93))
 # Where the box half way to that of the whole of the pose found has an edge elsewhere, by this
 # share of its longer side, it is looked at once more: what hides a part of a thing hides from its
 # box how far the thing reaches. Poses this many times as large as the box, or as small, are of no
-# use, and those as sure as this need it no more.
-LOOK_AGAIN, BELIEVED, SURE = 0.05, 2.5, MIN_SCORE
+# use.
+LOOK_AGAIN, BELIEVED = 0.05, 2.5
 # A pose that is less sure than this is looked for once more by networks that do not see the mask,
 # which may be wrong. What is found so counts if it is surer by so much, and explains this share of
 # the mask: it could be another one of its kind beside. Below HOPELESS it is something else.
@@ -248,11 +248,10 @@ def _gathering(predictor, image, instances, camera, is_mended, use_masks, sighti
                                 sightings)
     if not is_mended:
         return evidence  # not exact enough to say where else to look
-    checkpoint, again = predictor.checkpoint, {}
-    calibration = calibration_of(checkpoint.calibration, use_masks)
+    again = {}
     for index, (one, instance) in enumerate(zip(evidence, instances)):
-        box = _better_box(one, instance.box, checkpoint.model)
-        if box is not None and not _is_sure(one, checkpoint.model.diameter, calibration):
+        box = _better_box(one, instance.box, predictor.checkpoint.model)
+        if box is not None:
             again[index] = replace(instance, box=box)
     if again:
         second = yield from _look(predictor, image, list(again.values()), camera, is_mended,
@@ -355,11 +354,6 @@ def _better_box(one, box, model):
         return None
     moved = (whole - box) / 2
     return box + moved if np.abs(moved).max() > LOOK_AGAIN * side else None
-
-
-def _is_sure(one, diameter, calibration):
-    """Return whether the pose is SURE; not while the score is still to be fitted."""
-    return 'weights' in calibration and score(one.features(diameter), calibration) >= SURE
 
 
 def _compared(evidence, checkpoint):

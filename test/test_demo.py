@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -90,3 +92,36 @@ def test_demo_with_missing_weights_ends_with_one_line(tmp_path):
     last = text.strip().splitlines()[-1]
     assert last.startswith('error: ') and str(tmp_path) in last
     assert 'Traceback' not in text
+
+
+@pytest.mark.parametrize('loop', [False, True])
+def test_scene_is_drawn_before_it_is_played(loop, monkeypatch):
+    rclpy = pytest.importorskip('rclpy')
+    from pose_estimator.nodes import demo_camera
+    may_draw = threading.Event()
+
+    class Scene:
+        camera, duration = None, 4.0
+
+        def __init__(self, seed):
+            pass
+
+        def describe(self):
+            return 'a scene'
+
+        def frame(self, moment):
+            assert may_draw.wait(SECONDS)
+            return SimpleNamespace(image=moment)
+
+    monkeypatch.setattr(demo_camera, 'DemoScene', Scene)
+    rclpy.init(args=['--ros-args', '-p', 'rate:=2.0', '-p', f'loop:={str(loop).lower()}'])
+    try:
+        node = demo_camera.DemoCamera()
+        assert not node.is_ready()
+        may_draw.set()
+        assert wait_until(node.is_ready)
+        for _ in range(1 + loop):
+            assert [image for image, *_ in node.pictures()] == [0.5 * k for k in range(8)]
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
