@@ -100,7 +100,7 @@ class Pose:
 
 def _is_rotation(x, y, z):
     """Return whether three rows of finite numbers are orthonormal, to 1 %, and right-handed."""
-    # Poses are made hundreds of times an image, and NumPy takes ten times as long for so little.
+    # Poses are made hundreds of times an image, and NumPy takes seven times as long for so little.
     (a, b, c), (d, e, f), (g, h, i) = x, y, z
     return (abs(a * a + b * b + c * c - 1) <= 1e-2 and abs(d * d + e * e + f * f - 1) <= 1e-2
             and abs(g * g + h * h + i * i - 1) <= 1e-2 and abs(a * d + b * e + c * f) <= 1e-2

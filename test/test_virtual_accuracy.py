@@ -71,7 +71,7 @@ def test_prints_halve_the_projection_error_of_the_book():
     print(f'{seen} of {frames} seen; median projection error, ADD: {ours[0]:.3f} px, '
           f'{ours[1]:.4f} d, without print {theirs[0]:.3f} px, {theirs[1]:.4f} d; mean ADD '
           f'{mean:.4f} and {mean_without:.4f} d')
-    # 19 of 20; 0.258 px and 0.0104 d, without 0.614 and 0.0096, mean 0.0110 and 0.0160.
+    # 19 of 20; 0.258 px and 0.0104 d, without 0.614 and 0.0096, means 0.0100 and 0.0152.
     assert frames > 15 and seen > 0.85 * frames
     assert ours[0] < 0.4 and ours[0] < 0.65 * theirs[0]
     # Medians of ADD without print change by a quarter with a grey value of a few pixels.

@@ -32,7 +32,7 @@ class DemoCamera(VirtualCamera):
         self.scene = DemoScene(self.parameters.seed)
         self.get_logger().info(self.scene.describe())
         self.truth = advertise(self, Detection3DArray, 'truth', reliable_qos(100))
-        # A camera takes no time from the nodes, and drawing an image takes a third of theirs.
+        # Drawing while playing would take time from the nodes that no camera takes.
         self._ahead, self._is_drawn = Queue(MOST_AHEAD), Event()
         Thread(target=self._draw, daemon=True).start()
 
