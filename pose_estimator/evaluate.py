@@ -337,6 +337,8 @@ def add_arguments(parser):
                         'looked for without its mask')
     parser.add_argument('--no-landmarks', action='store_true',
                         help='do not look for what is printed on objects, to see what that brings')
+    parser.add_argument('--no-support', action='store_true',
+                        help='do not mend poses by what things stand on, to see what that brings')
     parser.add_argument('--device', default='cpu', help='cpu, cuda, ... (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='where to write the table too')
 
@@ -392,7 +394,8 @@ def _load_estimator(args):
     # All poses go into the file: how far down the scores can be trusted is what at95 measures.
     return PoseEstimator.from_directory(models, network_input=args.input, device=args.device,
                                         min_score=0.0, refine=not args.no_refinement,
-                                        use_landmarks=not args.no_landmarks)
+                                        use_landmarks=not args.no_landmarks,
+                                        use_support=not args.no_support)
 
 
 def _masks(args, dataset, names):

@@ -20,6 +20,7 @@ from .pnp import PnPResult, propose, settle
 from .refinement.refiner import FILE, NOT_REFINED, Refiner
 from .scoring import (
     calibration_of, distance_factor, DISTANCE_UNSURE, pose_features, score, silhouette_agreement)
+from .support import Shape, stand, Thing
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 # Names of other weights in a directory of models.
@@ -76,6 +77,8 @@ class ObjectPose:
         Root mean square over the inliers, pixels of the image, of that pose too.
     reason : str
         Why there is no pose, else ''.
+    landmarks : int
+        How many spots of the object's print agree on the pose; 0 where it is not of them.
 
     """
 
@@ -89,6 +92,7 @@ class ObjectPose:
     inliers: np.ndarray
     reprojection_error: float
     reason: str = ''
+    landmarks: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -428,10 +432,14 @@ class PoseEstimator:
         Mend poses by drawings of the object, with the shipped Refiner or the given one. Without,
         which is for measuring what that brings, scores only tell the better pose of an object
         from the worse, and nothing is looked for without its mask.
+    use_support : bool
+        Mend poses by the plane that those of an image stand on; see support.py. Without is for
+        measuring what that brings.
 
     """
 
-    def __init__(self, checkpoints, device='cpu', min_score=MIN_SCORE, refine=True):
+    def __init__(self, checkpoints, device='cpu', min_score=MIN_SCORE, refine=True,
+                 use_support=True):
         inputs = {checkpoint.network_input for checkpoint in checkpoints}
         if len(inputs) != 1:
             raise InputError('models: expected at least one, all of one input, got '
@@ -448,6 +456,8 @@ class PoseEstimator:
         self.without_model: Counter = Counter()
         self._predictors = {checkpoint.model.name: KeypointPredictor(checkpoint, device)
                             for checkpoint in checkpoints}
+        self._shapes = {name: Shape.of(_surface_points(one.checkpoint), one.checkpoint.model.diameter)
+                        for name, one in self._predictors.items()} if use_support else {}
         self._refiner = None
         if refine and self.needs_image:
             self._refiner = refine if isinstance(refine, Refiner) else Refiner.shipped(device)
@@ -455,7 +465,8 @@ class PoseEstimator:
 
     @classmethod
     def from_directory(cls, directory, network_input='rgb_mask', device='cpu',
-                       min_score=MIN_SCORE, objects=None, refine=True, use_landmarks=True):
+                       min_score=MIN_SCORE, objects=None, refine=True, use_landmarks=True,
+                       use_support=True):
         """
         Load the models of a directory.
 
@@ -476,6 +487,8 @@ class PoseEstimator:
             where it has one, or else the shipped.
         use_landmarks : bool
             Look for what is printed on objects. Without is for measuring what that brings.
+        use_support : bool
+            Mend poses by what they stand on, likewise.
 
         """
         paths = find_models(directory, network_input)
@@ -490,7 +503,7 @@ class PoseEstimator:
         checkpoints = [Checkpoint.load(paths[name]) for name in objects or paths]
         if not use_landmarks:
             checkpoints = [replace(one, landmarks=None) for one in checkpoints]
-        return cls(checkpoints, device, min_score, refine)
+        return cls(checkpoints, device, min_score, refine, use_support)
 
     @property
     def models(self):
@@ -574,7 +587,58 @@ class PoseEstimator:
                               self._refiner, image, camera)
         for own, each in zip(chosen.values(), found):
             poses.update(zip(own, each))
-        return [poses[index] for index in sorted(poses)]
+        found = [poses[index] for index in sorted(poses)]
+        if self._shapes:
+            found = self._stood(found, image, camera)
+        return [self._withheld(one) for one in found]
+
+    def _stood(self, found, image, camera):
+        """Return ObjectPoses mended by what they stand on."""
+        found = list(found)
+        placed = [index for index, one in enumerate(found) if one.pose is not None]
+        moved = {}
+        for index, standing in zip(placed, self._standing([found[index] for index in placed])):
+            # What is printed on a thing tells more than what it stands on.
+            if standing is None or found[index].landmarks:
+                continue
+            if standing.is_on_plane:
+                moved[index] = standing
+            found[index] = replace(found[index], score=standing.score(found[index].score))
+        if not moved:
+            return found
+        for index, standing in moved.items():
+            found[index] = replace(found[index], pose=standing.pose,
+                                   covariance=standing.covariance)
+        if self._refiner is None:
+            return found
+        # From there they are mended as before, but once, and brought to the plane again.
+        mended = self._refiner.refine(
+            [self._predictors[found[index].name].checkpoint.surface for index in moved],
+            [standing.pose for standing in moved.values()], image,
+            [found[index].instance.mask for index in moved], camera, rounds=1)
+        seen = list(found)
+        for index, one in zip(moved, mended):
+            if one is not None:
+                calibration = self._predictors[found[index].name].checkpoint.calibration
+                seen[index] = replace(seen[index], pose=one.pose, covariance=_covariance(
+                    one.covariance, one.pose.t_m2c, calibration))
+        for index, standing in zip(placed, self._standing([seen[index] for index in placed])):
+            if index in moved and standing is not None and standing.is_on_plane:
+                found[index] = replace(found[index], pose=standing.pose,
+                                       covariance=standing.covariance)
+        return found
+
+    def _standing(self, found):
+        """Return for each ObjectPose with a pose its Standing, or None."""
+        return stand([Thing(self._shapes[one.name], one.pose, one.covariance, one.score,
+                            one.instance.box, one.instance.mask) for one in found])
+
+    def _withheld(self, one):
+        """Return an ObjectPose without its pose, if its score is too low."""
+        if one.pose is None or one.score >= self.min_score:
+            return one
+        return replace(one, pose=None,
+                       reason=f'score {one.score:.2f} is below {self.min_score:.2f}')
 
     def _estimate_group(self, name, image, instances, camera):
         """Return the ObjectPoses of instances of one object; for _side_by_side."""
@@ -619,24 +683,33 @@ class PoseEstimator:
                               result.inliers, np.nan, 'the pose is not where the mask is')
         # From the crop camera's frame to the real one's.
         result = result.turned(crop.R_cam2crop.T)
-        covariance = result.covariance * calibration.get('covariance_scale', 1.0)
-        origin = result.pose.t_m2c
-        covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
-                                                    - np.outer(origin, origin))
-        covariance[:3, :3] += DISTANCE_UNSURE ** 2 * np.outer(origin, origin)
-        covariance[3:, 3:] += TURNED_ALIKE ** 2 * np.eye(3)
+        covariance = _covariance(result.covariance, result.pose.t_m2c, calibration)
         # One pixel of the crop is this many of the image.
         zoom = np.sqrt(crop.camera.K[0, 0] * crop.camera.K[1, 1]) / crop.K[0, 0]
-        pose, reason = result.pose, ''
-        if not chance >= self.min_score:  # nor where there is no number
-            pose, reason = None, f'score {chance:.2f} is below {self.min_score:.2f}'
-        return ObjectPose(name, instance, pose, chance, covariance, keypoints, confidence,
-                          result.inliers, result.reprojection_error * zoom, reason)
+        return ObjectPose(name, instance, result.pose, chance, covariance, keypoints, confidence,
+                          result.inliers, result.reprojection_error * zoom,
+                          landmarks=evidence.landmarks)
 
     def _no_pose(self, name, instance, reason):
         count = len(self.models[name].keypoints)
         return ObjectPose(name, instance, None, 0.0, None, np.full((count, 2), np.nan),
                           np.zeros(count), np.zeros(count, bool), np.nan, reason)
+
+
+def _surface_points(checkpoint):
+    """Return points (N, 3) all over an object, as many as there are."""
+    surface = checkpoint.surface
+    return checkpoint.model.points if surface is None else surface.points
+
+
+def _covariance(covariance, origin, calibration):
+    """Return the covariance (6, 6) of a pose at an origin, as ObjectPose has it."""
+    covariance = covariance * calibration.get('covariance_scale', 1.0)
+    covariance[:3, :3] += SHIFTED_ALIKE ** 2 * (origin @ origin * np.eye(3)
+                                                - np.outer(origin, origin))
+    covariance[:3, :3] += DISTANCE_UNSURE ** 2 * np.outer(origin, origin)
+    covariance[3:, 3:] += TURNED_ALIKE ** 2 * np.eye(3)
+    return covariance
 
 
 def _check_fitted(checkpoints, fingerprint):
