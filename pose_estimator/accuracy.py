@@ -42,6 +42,9 @@ BOX_IOU = 0.5
 LEAST_SCORES = (0.3, 0.5, 0.6, 0.7, 0.8)
 # Shares of the errors that ellipsoids of the covariance should hold.
 COVERED = (0.5, 0.9, 0.95)
+# What the first row of a table is measured without, besides.
+WITHOUT = {'each thing by itself (`--no-support`)': {'use_support': False},
+           'poses not mended (`--no-refinement`)': {'refine': False}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,11 +145,12 @@ def _measure_dataset(name, dataset, detections, models, peers, folder, credit):
             title = f'`{network_input}`, {kind} masks'
             runs.append(_estimate(name, title, dataset, estimator, names, source))
         if estimator.needs_image:
-            bare = PoseEstimator.from_directory(models, network_input, min_score=0.0,
-                                                objects=list(names.values()), refine=False)
-            kind, source = sources[0]
-            plain.append(_estimate(name, f'the same, {kind} masks, poses not mended', dataset,
-                                   bare, names, source))
+            for without, options in WITHOUT.items():
+                bare = PoseEstimator.from_directory(models, network_input, min_score=0.0,
+                                                    objects=list(names.values()), **options)
+                kind, source = sources[0]
+                plain.append(_estimate(name, f'the same, {kind} masks, {without}', dataset, bare,
+                                       names, source))
     if not runs:
         raise InputError(f'{models}: expected models of objects of {dataset.path}, got none')
     first = runs[0]

@@ -14,17 +14,21 @@ import time
 import numpy as np
 
 from . import assets
-from .demo.scene import DemoScene
+from .demo.scene import DemoScene, NAMES
 from .devices import processor_name
+from .instance import Instance, mask_box
 from .object_model import load_object
 from .pipeline import find_models, LOOKS, PoseEstimator
 from .stability import video, video_camera
 from .synthetic.backgrounds import background_bank
 from .synthetic.crops import CropConfig, CropSampler
+from .synthetic.render import RayCaster
 from .synthetic.views import appearance_views, silhouette_views
 
 SECONDS = 5.0
 REPEATS = 30
+# Seconds into the demo when its three objects stand on the table.
+STANDING = 3.0
 COUNTS = (1, 3, 10, 30)
 # What a 2-stack hourglass is in the literature (Newell et al. 2016), in this package's blocks.
 USUAL = {'input_size': 256, 'heatmap_size': 64, 'width': 256, 'growth': 0}
@@ -65,6 +69,12 @@ def _crops_and_poses(models, cores):
                     print(f'  {name:4} {network_input:8} {threads} threads {count:3} instances  '
                           f'median {median:6.1f} ms, 95 % {late:6.1f} ms, each '
                           f'{median / count:5.1f} ms')
+    for threads in (1, 2):
+        for use_support in (False, True):
+            median, late = table_milliseconds(models, threads, use_support)
+            what = 'things on a table' if use_support else 'each by itself'
+            print(f'  {", ".join(NAMES)}, {threads} threads, {what:17}  median {median:6.1f} ms, '
+                  f'95 % {late:6.1f} ms')
     print(f'\nnetwork alone, {len(LOOKS)} looks at one crop, one thread:')
     for name, median in network_milliseconds(models).items():
         print(f'  {name:45}  median {median:6.1f} ms')
@@ -112,6 +122,22 @@ def pose_milliseconds(models, name, network_input, count, threads=1):
     frame = next(video(*load_object(assets.find('config') / f'objects/{name}.yaml')))
     instances = [frame.instance] * count
     return _times(lambda: estimator.estimate(frame.image, instances, video_camera()))
+
+
+def table_milliseconds(models, threads, use_support):
+    """Return median and 95th percentile of the time for an image of the demo's three objects."""
+    import torch
+    torch.set_num_threads(threads)
+    estimator = PoseEstimator.from_directory(models, min_score=0.0, objects=NAMES,
+                                             use_support=use_support)
+    scene, instances = DemoScene(), []
+    frame = scene.frame(STANDING)
+    for number, name in enumerate(NAMES, 1):
+        caster = RayCaster(load_object(assets.find('config') / f'objects/{name}.yaml')[1])
+        mask = caster.render(frame.poses[name], scene.camera.K, scene.camera.width,
+                             scene.camera.height).mask
+        instances.append(Instance(name, 0.9, mask_box(mask), mask, number))
+    return _times(lambda: estimator.estimate(frame.image, instances, scene.camera))
 
 
 def network_milliseconds(models):

@@ -20,7 +20,7 @@ from .pnp import PnPResult, propose, settle
 from .refinement.refiner import FILE, NOT_REFINED, Refiner
 from .scoring import (
     calibration_of, distance_factor, DISTANCE_UNSURE, pose_features, score, silhouette_agreement)
-from .support import Shape, stand, Thing
+from .support import find_plane, Shape, stand, Thing
 
 SUFFIX = {'rgb_mask': '.safetensors', 'mask': '.mask.safetensors'}
 # Names of other weights in a directory of models.
@@ -456,8 +456,8 @@ class PoseEstimator:
         self.without_model: Counter = Counter()
         self._predictors = {checkpoint.model.name: KeypointPredictor(checkpoint, device)
                             for checkpoint in checkpoints}
-        self._shapes = {name: Shape.of(_surface_points(one.checkpoint), one.checkpoint.model.diameter)
-                        for name, one in self._predictors.items()} if use_support else {}
+        self._shapes = {one.model.name: Shape.of(_surface_points(one), one.model.diameter)
+                        for one in checkpoints} if use_support else {}
         self._refiner = None
         if refine and self.needs_image:
             self._refiner = refine if isinstance(refine, Refiner) else Refiner.shipped(device)
@@ -596,8 +596,12 @@ class PoseEstimator:
         """Return ObjectPoses mended by what they stand on."""
         found = list(found)
         placed = [index for index, one in enumerate(found) if one.pose is not None]
+        things = [self._thing(found[index]) for index in placed]
+        plane = find_plane(things)
+        if plane is None:
+            return found
         moved = {}
-        for index, standing in zip(placed, self._standing([found[index] for index in placed])):
+        for index, standing in zip(placed, stand(things, plane)):
             # What is printed on a thing tells more than what it stands on.
             if standing is None or found[index].landmarks:
                 continue
@@ -622,16 +626,17 @@ class PoseEstimator:
                 calibration = self._predictors[found[index].name].checkpoint.calibration
                 seen[index] = replace(seen[index], pose=one.pose, covariance=_covariance(
                     one.covariance, one.pose.t_m2c, calibration))
-        for index, standing in zip(placed, self._standing([seen[index] for index in placed])):
+        things = [self._thing(seen[index]) for index in placed]
+        for index, standing in zip(placed, stand(things, plane)):
             if index in moved and standing is not None and standing.is_on_plane:
                 found[index] = replace(found[index], pose=standing.pose,
                                        covariance=standing.covariance)
         return found
 
-    def _standing(self, found):
-        """Return for each ObjectPose with a pose its Standing, or None."""
-        return stand([Thing(self._shapes[one.name], one.pose, one.covariance, one.score,
-                            one.instance.box, one.instance.mask) for one in found])
+    def _thing(self, one):
+        """Return what an ObjectPose with a pose is for support.py."""
+        return Thing(self._shapes[one.name], one.pose, one.covariance, one.score,
+                     one.instance.box, one.instance.mask)
 
     def _withheld(self, one):
         """Return an ObjectPose without its pose, if its score is too low."""

@@ -14,27 +14,29 @@ import numpy as np
 from scipy.spatial import ConvexHull, QhullError
 
 from .geometry import Pose, rotation_of
+from .mesh import farthest_points
 
 # A thing at rest leans by so much, radians, and floats or sinks in by this share of its distance,
 # one sigma each: tables are not flat, nor are meshes exact.
 LEANS, FLOATS = np.radians(3.0), 0.005
-# What leans by more rests on something else besides, but touches the plane all the same, about.
-MOST_LEANING, FLOATS_LEANING = np.radians(10.0), 0.0125
-# Errors over their variance, squared, above which a thing leans, or does not stand on the plane
-# (99 % of those that do have less).
+# What leans by more, or by more than its pose is unsure of, rests on something else besides.
+MOST_LEANING = np.radians(10.0)
+# Squared errors over their variance above which a thing leans, or does not stand on the plane (95
+# and 99 % of those that do have less).
 LEANING, APART = 6.0, 11.3
 # Covariances, fitted on virtual crops, are about so much too small on photographs.
 UNTOLD = 2.0
-# Poses of a lower score say nothing; the others count by it, the best so many as candidates.
-LEAST_SCORE, MOST_CANDIDATES = 0.02, 10
-# The scores of the others that agree on the plane must add up to this: one alone is not enough.
-LEAST_SUPPORT = 1.0
+# So many things, the surest, say where a plane may be; all, by their scores, whether it is there.
+MOST_CANDIDATES = 10
+# It must be so much likelier (logarithm) that things stand on the plane than that they lie about,
+# turned any way and over this share of their distance up and down. The one that tells most has set
+# the plane, and counts for nothing.
+ENOUGH, SPREAD = np.log(100), 0.3
 # Two masks that share this much of the smaller one are of one thing.
 SAME = 0.5
 ROUNDS = 3
-# How the logit of a score changes by a thing's squared error from the plane; fitted on virtual
-# scenes (docs/experiments.md).
-SCORE_GAIN, SCORE_LOSS, MOST_LOSS = 0.0, 0.0, 9.0
+# The logit of a score gains so much on a plane; fitted on virtual scenes (docs/experiments.md).
+GAIN = 1.1
 # Directions are so far apart, radians; a thing rests where its middle, raised by no less than this
 # share of the diameter, would be higher within TIPPED, radians.
 APART_UPS, TIPPED, LEVEL = np.radians(6.0), np.radians(8.0), 0.002
@@ -72,9 +74,9 @@ class Shape(NamedTuple):
         points : array, shape (N, 3)
             Of the surface, model frame, metres.
         diameter : float
+            Of the object, metres.
 
         """
-        from .mesh import farthest_points
         points = np.asarray(points, float)
         try:
             hull = ConvexHull(points)
@@ -153,10 +155,9 @@ class Standing(NamedTuple):
 
     def score(self, before):
         """Return the score of the pose, which was `before` without a plane."""
-        if not 0 < before < 1:
+        if not before > 0 or not self.is_on_plane:
             return before
-        change = max(SCORE_GAIN - SCORE_LOSS * min(self.squared_error, APART), -MOST_LOSS)
-        return float(1 / (1 + (1 / before - 1) * np.exp(-change)))
+        return float(1 / (1 + (1 / before - 1) * np.exp(-GAIN)))
 
 
 class _Contact(NamedTuple):
@@ -176,6 +177,8 @@ class _Contact(NamedTuple):
         Change of what is expected with the plane's unknowns.
     variance : array, shape (M, 3, 3)
         Of the error.
+    rests : array of bool, shape (M,)
+        Whether it stands there as it can by itself.
 
     """
 
@@ -183,6 +186,7 @@ class _Contact(NamedTuple):
     by_pose: np.ndarray
     by_plane: np.ndarray
     variance: np.ndarray
+    rests: np.ndarray
 
     @property
     def squared(self):
@@ -190,9 +194,9 @@ class _Contact(NamedTuple):
         return _squared(self.error, self.variance)
 
 
-def stand(things):
+def find_plane(things):
     """
-    Mend poses by what the others stand on.
+    Find the plane that most things would rest on.
 
     Parameters
     ----------
@@ -201,22 +205,50 @@ def stand(things):
 
     Returns
     -------
-    list of Standing or None
-        None where the others agree on no plane.
+    plane : (array of shape (3,), float) or None
+        Its unit normal n, up, and height h, metres: n x = h, below the camera. None for less than
+        two things. Whether it is there is another question, see `stand`.
 
     """
-    results = [None] * len(things)
-    heard = [index for index, one in enumerate(things) if one.score >= LEAST_SCORE]
-    placed = [_Placed(things[index]) for index in heard]
-    best = _most_agreed(placed)
-    if best is None:
-        return results
-    normals, heights, covariances, support = _planes_of_others(
-        placed, _strangers([things[index] for index in heard]), *best)
-    for index, one, normal, height, covariance, weight in zip(
-            heard, placed, normals, heights, covariances, support):
-        if weight >= LEAST_SUPPORT:
-            results[index] = one.on(normal, height, covariance)
+    if len(things) < 2:
+        return None
+    placed = [_Placed(one) for one in things]
+    surest = sorted(placed, key=lambda one: -one.weight)[:MOST_CANDIDATES]
+    normals, heights = (np.concatenate(parts) for parts in zip(*(one.planes() for one in surest)))
+    below = heights < 0
+    normals, heights = normals[below], heights[below]
+    if not len(normals):
+        return None
+    contacts = [one.contact(normals, heights) for one in placed]
+    votes = sum(_agreement(*both) for both in zip(placed, contacts))
+    best = int(np.argmax(votes))
+    return normals[best], float(heights[best])
+
+
+def stand(things, plane):
+    """
+    Mend poses by what the others stand on.
+
+    Parameters
+    ----------
+    things : list of Thing
+        Of one image.
+    plane : (array of shape (3,), float)
+        Where it may be, from find_plane.
+
+    Returns
+    -------
+    list of Standing or None
+        None for what leans, and where the others and the thing itself are not enough to tell that
+        a plane is there.
+
+    """
+    placed = [_Placed(one) for one in things]
+    results = []
+    for one, normal, height, covariance, told in zip(
+            placed, *_planes_of_others(placed, _strangers(things), *plane)):
+        standing, own = one.on(normal, height, covariance)
+        results.append(standing if told > 0 and told + own >= ENOUGH else None)
     return results
 
 
@@ -255,48 +287,51 @@ class _Placed:
         by_pose = np.zeros((count, 3, 6))
         by_pose[:, :2, 3:] = -basis @ _cross(up)
         by_pose[:, 2, :3] = normals
-        by_pose[:, 2, 3:] = np.cross(foot, normals)
+        by_pose[:, 2, 3:] = (_cross(foot) @ normals[:, :, None])[..., 0]
         by_plane = np.tile(np.eye(3), (count, 1, 1))
         by_plane[:, 2, :2] = -(basis @ at[:, :, None])[..., 0]
         variance = by_pose @ self.covariance @ by_pose.transpose(0, 2, 1)
         tilt = _squared(error[:, :2], variance[:, :2, :2] + LEANS ** 2 * np.eye(2))
-        leans = (cosine < np.cos(MOST_LEANING)) | (tilt > LEANING)
-        # How it leans then says nothing of the plane.
-        variance[:, 0, 0] += np.where(leans, 1e2, LEANS ** 2)
-        variance[:, 1, 1] += np.where(leans, 1e2, LEANS ** 2)
-        variance[:, 2, 2] += (np.where(leans, FLOATS_LEANING, FLOATS) * self.distance) ** 2
-        return _Contact(error, by_pose, by_plane, variance)
+        variance += np.diag([LEANS, LEANS, FLOATS * self.distance]) ** 2
+        rests = (cosine > np.cos(MOST_LEANING)) & (tilt < LEANING)
+        return _Contact(error, by_pose, by_plane, variance, rests)
+
+    def evidence(self, contact):
+        """
+        Return how much likelier the pose is on each plane than anyhow, logarithm or 0, shape (M,).
+
+        The density of its height and of its tilt, as it rests in one of its ways, over those of
+        heights all over SPREAD and of tilts all over the sphere. What leans tells nothing.
+
+        """
+        there = np.log(2 * SPREAD * self.distance / len(self.ups)) - np.log(
+            2 * np.pi * np.linalg.det(contact.variance)) / 2
+        return contact.rests * np.maximum(there - contact.squared / 2, 0)
 
     def on(self, normal, height, covariance):
-        """Return its Standing on a plane with the covariance (3, 3) of its unknowns."""
+        """
+        Return its Standing on a plane, whose unknowns have a covariance, and its evidence.
+
+        None for what leans: it stays as it is.
+
+        """
         contact = self.contact(normal[None], np.array([height]))
-        error, by_pose, by_plane, variance = (one[0] for one in contact)
-        variance = variance + by_plane @ covariance @ by_plane.T
-        squared = float(error @ np.linalg.solve(variance, error))
+        if not contact.rests[0]:
+            return None, 0.0
+        by_plane = contact.by_plane
+        contact = contact._replace(variance=contact.variance
+                                   + by_plane @ covariance @ by_plane.transpose(0, 2, 1))
+        squared, evidence = float(contact.squared[0]), float(self.evidence(contact)[0])
         if not squared < APART:
-            return Standing(self.thing.pose, self.thing.covariance, squared)
+            return Standing(self.thing.pose, self.thing.covariance, squared), evidence
         # The update of a Kalman filter (Kalman 1960).
-        gain = np.linalg.solve(variance, by_pose @ self.covariance).T
-        change = -gain @ error
+        by_pose = contact.by_pose[0]
+        gain = np.linalg.solve(contact.variance[0], by_pose @ self.covariance).T
+        change = -gain @ contact.error[0]
         pose = Pose(rotation_of(change[3:]) @ self.thing.pose.R_m2c,
                     self.thing.pose.t_m2c + change[:3])
         left = self.covariance - gain @ by_pose @ self.covariance
-        return Standing(pose, (left + left.T) / 2, squared)
-
-
-def _most_agreed(placed):
-    """Return normal (3,) and height of the plane that most things would rest on, or None."""
-    if len(placed) < 2:
-        return None
-    surest = sorted(placed, key=lambda one: -one.weight)[:MOST_CANDIDATES]
-    normals, heights = (np.concatenate(parts) for parts in zip(*(one.planes() for one in surest)))
-    below = heights < 0  # of the camera, which sees things from above
-    normals, heights = normals[below], heights[below]
-    if not len(normals):
-        return None
-    votes = sum(_agreement(one, one.contact(normals, heights)) for one in placed)
-    best = int(np.argmax(votes))
-    return normals[best], heights[best]
+        return Standing(pose, (left + left.T) / 2, squared), evidence
 
 
 def _planes_of_others(placed, strangers, normal, height):
@@ -306,7 +341,9 @@ def _planes_of_others(placed, strangers, normal, height):
     Parameters
     ----------
     placed : list of _Placed
+        The things.
     strangers : array of bool, shape (N, N)
+        Which of them are not one and the same.
     normal, height
         Of the plane that most agree on.
 
@@ -316,15 +353,15 @@ def _planes_of_others(placed, strangers, normal, height):
     heights : array, shape (N,)
     covariances : array, shape (N, 3, 3)
         Of the unknowns; see _Contact.
-    support : array, shape (N,)
-        Sum of the scores of those that agree, as far as they do.
+    evidence : array, shape (N,)
+        Of all of them but the one that tells most, as far as they agree.
 
     """
     count = len(placed)
     normals, heights = np.tile(normal, (count, 1)), np.full(count, height)
     for _ in range(ROUNDS):  # iteratively reweighted least squares
         told, wanted = np.tile(1e-9 * np.eye(3), (count, 1, 1)), np.zeros((count, 3))
-        support = np.zeros(count)
+        evidence, most = np.zeros(count), np.zeros(count)
         for one, is_stranger in zip(placed, strangers):
             contact = one.contact(normals, heights)
             weight = _agreement(one, contact) * is_stranger
@@ -332,20 +369,22 @@ def _planes_of_others(placed, strangers, normal, height):
             turned = contact.by_plane.transpose(0, 2, 1) @ information
             told += turned @ contact.by_plane
             wanted += (turned @ contact.error[:, :, None])[..., 0]
-            support += weight
+            spoken = weight * one.evidence(contact)
+            evidence += spoken
+            most = np.maximum(most, spoken)
         step = np.linalg.solve(told, wanted[:, :, None])
         normals = normals + (_basis(normals) @ step[:, :2])[..., 0]
         heights = heights + step[:, 2, 0]
         length = np.linalg.norm(normals, axis=1)
         normals, heights = normals / length[:, None], heights / length
-    return normals, heights, np.linalg.inv(told), support
+    return normals, heights, np.linalg.inv(told), evidence - most
 
 
 def _agreement(one, contact):
     """Return how much a thing speaks for each plane, shape (M,): its score, or less."""
     squared = contact.squared
     # Slower than by a gaussian: what is a little off still tells something.
-    return one.weight * np.exp(-squared / 6) * (squared < 3 * APART)
+    return one.weight * contact.rests * np.exp(-squared / 6) * (squared < 3 * APART)
 
 
 def _strangers(things):
@@ -385,11 +424,13 @@ def _around(directions, angle, count=12):
 
 
 def _basis(normals):
-    """Return two unit vectors across each normal (M, 3), shape (M, 3, 2)."""
-    axis = np.where(np.abs(normals[:, :1]) < 0.8, [[1.0, 0, 0]], [[0, 1.0, 0]])
-    first = np.cross(normals, axis)
-    first /= np.linalg.norm(first, axis=1, keepdims=True)
-    return np.stack([first, np.cross(normals, first)], 2)
+    """Return two unit vectors across each normal (M, 3), shape (M, 3, 2) (Duff et al. 2017)."""
+    x, y, z = normals.T
+    sign = np.where(z < 0, -1.0, 1.0)
+    scale = -1 / (sign + z)
+    both = x * y * scale
+    return np.stack([1 + sign * x * x * scale, both, sign * both, sign + y * y * scale,
+                     -sign * x, -y], 1).reshape(-1, 3, 2)
 
 
 def _cross(vectors):

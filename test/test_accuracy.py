@@ -67,7 +67,8 @@ def test_tables_are_rewritten(measured, tmp_path):
     rows = [line.split(' | ') for line in text.splitlines()]
     overall = next(row for row in rows if row[0] == '| `rgb_mask`, detected masks')
     assert overall[1:4] == ['5', '0', '40.0']  # two of five targets are of the first object
-    bare = next(row for row in rows if row[0] == '| the same, detected masks, poses not mended')
+    bare = next(row for row in rows if row[0] == '| the same, detected masks, poses not mended '
+                '(`--no-refinement`)')
     assert bare[1:4] == ['5', '0', '0.0']
     assert [row[3] for row in rows if row[0] in ('| 1', '| 2')] == ['100.0', '0.0']
     # The squared error of 9 lies between what should hold a half and what should hold 90 %.

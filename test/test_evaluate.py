@@ -252,13 +252,14 @@ def test_command(example, tmp_path, oracle, capsys):
     compare_with_referee(example, tmp_path / 'results.csv', tmp_path, '--symmetric-adds', '2')
 
 
-@pytest.mark.parametrize('options, refine, use_landmarks', [
-    ((), True, True), (('--no-landmarks',), True, False), (('--no-refinement',), False, True)])
-def test_what_is_left_out_for_measuring(example, tmp_path, oracle, options, refine, use_landmarks):
+@pytest.mark.parametrize('option, left_out', [
+    ((), None), (('--no-landmarks',), 'use_landmarks'), (('--no-refinement',), 'refine'),
+    (('--no-support',), 'use_support')])
+def test_what_is_left_out_for_measuring(example, tmp_path, oracle, option, left_out):
     estimator = oracle(box=1)
-    assert command(example, tmp_path, '--masks', 'true', *options) == 0
-    assert estimator.options['refine'] == refine
-    assert estimator.options['use_landmarks'] == use_landmarks
+    assert command(example, tmp_path, '--masks', 'true', *option) == 0
+    assert {name: estimator.options[name] for name in ('refine', 'use_landmarks', 'use_support')} \
+        == {name: name != left_out for name in ('refine', 'use_landmarks', 'use_support')}
 
 
 def test_command_with_some_objects(example, tmp_path, oracle, capsys):

@@ -32,6 +32,7 @@ LAYERS = {
     'pose_error': 1,
     'scoring': 1,
     'smoothing': 1,
+    'support': 1,
     'synthetic': 1,
     'tracking': 1,
     'true_masks': 1,

@@ -16,11 +16,13 @@ from pose_estimator.keypoints.hourglass import HourglassConfig, StackedHourglass
 from pose_estimator.keypoints.predictor import KeypointPredictor, Keypoints
 from pose_estimator.object_model import object_from_mesh
 from pose_estimator.pipeline import (
-    find_models, gather, LOOKS, PoseEstimator, SHIFTED_ALIKE, SURE_ENOUGH, TURNED_ALIKE)
+    find_models, gather, LOOKS, ObjectPose, PoseEstimator, SHIFTED_ALIKE, SURE_ENOUGH,
+    TURNED_ALIKE)
 from pose_estimator.refinement.refiner import FILE, Refined, Refiner, save_refiner
 from pose_estimator.refinement.surface import Surface
 from pose_estimator.scoring import (
     DISTANCE_UNSURE, FEATURES, silhouette_agreement, sure_score)
+from pose_estimator.support import Standing
 from pose_estimator.synthetic.render import RayCaster
 import pytest
 import torch
@@ -269,8 +271,8 @@ def test_those_in_doubt_are_told_from_the_others(mesh, monkeypatch):
     def find(name, image, given, camera, sightings, use_masks=True):
         assert [one.id for one in given] == sightings == list(chances[use_masks])
         yield from ()
-        return [SimpleNamespace(instance=one, score=chances[use_masks][one.id],
-                                way=use_masks) for one in given]
+        return [SimpleNamespace(instance=one, score=chances[use_masks][one.id], pose=None)
+                for one in given]
 
     monkeypatch.setattr(estimator, '_find', find)
     monkeypatch.setattr(pipeline, 'sight', lambda checkpoint, image, given, camera:
@@ -280,6 +282,58 @@ def test_those_in_doubt_are_told_from_the_others(mesh, monkeypatch):
     assert [one.instance.id for one in found] == list(range(5))
     assert [one.score for one in found] == [0.9, 0.1, 0.0, 0.6, 0.004]
     assert found[2].reason.startswith('the mask has 0 pixels')
+
+
+def test_poses_follow_what_they_stand_on(mesh, monkeypatch):
+    estimator = PoseEstimator([make_checkpoint(mesh[0])])
+    mask = np.zeros((480, 640), bool)
+    mask[100:200, 100:200] = True
+    instances = [Instance('cup', 0.9, [100, 100, 200, 200], mask, number) for number in range(5)]
+    start, there, mended, end = (Pose(np.eye(3), [0, 0, 1 + step / 10]) for step in range(4))
+    surer = ObjectPose('cup', instances[0], start, 0.65, np.eye(6), *[None] * 4)
+    # One that is moved; two known by their prints, and not on the plane; unsure; told nothing of.
+    found = [surer, replace(surer, landmarks=12), replace(surer, score=0.8),
+             replace(surer, score=0.1), replace(surer, score=0.72)]
+    found = [replace(one, instance=own) for one, own in zip(found, instances)]
+
+    def find(name, image, given, camera, sightings, use_masks=True):
+        yield from ()
+        return found if use_masks else [found[one.id] for one in given]
+
+    def standing(pose, squared=0.5):
+        return Standing(pose, 2 * np.eye(6), squared)
+
+    def stand(things, plane):
+        assert plane == 'plane'
+        poses = [one.pose for one in things]
+        if not asked:
+            assert poses == [start] * 5
+            return [standing(there), standing(there), standing(start, 50.0), standing(there), None]
+        assert poses == [mended, start, start, there, start]  # one could not be mended again
+        return [standing(end), standing(end), standing(end), None, standing(end)]
+
+    class Mender:
+        def refine(self, surfaces, poses, image, masks, camera, rounds):
+            asked.append((poses, rounds))
+            return [SimpleNamespace(pose=mended, covariance=np.eye(6)), None]
+
+    asked = []
+    monkeypatch.setattr(estimator, '_find', find)
+    monkeypatch.setattr(estimator, '_refiner', Mender())
+    monkeypatch.setattr(pipeline, 'sight', lambda checkpoint, image, given, camera: given)
+    monkeypatch.setattr(pipeline, 'find_plane', lambda things: 'plane')
+    monkeypatch.setattr(pipeline, 'stand', stand)
+    got = estimator.estimate(np.zeros((480, 640, 3), np.uint8), instances, CAMERAS['rectified'])
+    assert asked == [([there, there], 1)]
+    assert [one.pose for one in got] == [end, None, start, None, start]
+    assert got[0].score > 0.7 > 0.65 == got[1].score
+    assert got[2].score == 0.8 and got[3].score > 0.1 and got[4].score == 0.72
+    assert got[3].reason == f'score {got[3].score:.2f} is below 0.70'
+    assert (got[0].covariance == 2 * np.eye(6)).all()
+    alone = PoseEstimator([make_checkpoint(mesh[0])], use_support=False)
+    monkeypatch.setattr(alone, '_find', find)
+    got = alone.estimate(np.zeros((480, 640, 3), np.uint8), instances, CAMERAS['rectified'])
+    assert [one.pose for one in got] == [None, None, start, None, start] and len(asked) == 1
 
 
 def test_what_is_mended_together_goes_back_to_who_asked():
