@@ -603,11 +603,8 @@ class PoseEstimator:
         moved = {}
         for index, standing in zip(placed, stand(things, plane)):
             # What is printed on a thing tells more than what it stands on.
-            if standing is None or found[index].landmarks:
-                continue
-            if standing.is_on_plane:
+            if standing is not None and standing.is_on_plane and not found[index].landmarks:
                 moved[index] = standing
-            found[index] = replace(found[index], score=standing.score(found[index].score))
         if not moved:
             return found
         for index, standing in moved.items():

@@ -19,8 +19,9 @@ from .mesh import farthest_points
 # A thing at rest leans by so much, radians, and floats or sinks in by this share of its distance,
 # one sigma each: tables are not flat, nor are meshes exact.
 LEANS, FLOATS = np.radians(3.0), 0.005
-# What leans by more, or by more than its pose is unsure of, rests on something else besides.
-MOST_LEANING = np.radians(10.0)
+# What leans by more, or by more than its pose is unsure of, rests on something else besides. It
+# keeps its tilt, and is somewhere about the plane.
+MOST_LEANING, FLOATS_LEANING = np.radians(10.0), 0.03
 # Squared errors over their variance above which a thing leans, or does not stand on the plane (95
 # and 99 % of those that do have less).
 LEANING, APART = 6.0, 11.3
@@ -35,8 +36,8 @@ ENOUGH, SPREAD = np.log(100), 0.3
 # Two masks that share this much of the smaller one are of one thing.
 SAME = 0.5
 ROUNDS = 3
-# The logit of a score gains so much on a plane; fitted on virtual scenes (docs/experiments.md).
-GAIN = 1.1
+# Variance of a tilt that tells nothing.
+UNTOLD_TILT = 1e2
 # Directions are so far apart, radians; a thing rests where its middle, raised by no less than this
 # share of the diameter, would be higher within TIPPED, radians.
 APART_UPS, TIPPED, LEVEL = np.radians(6.0), np.radians(8.0), 0.002
@@ -153,12 +154,6 @@ class Standing(NamedTuple):
         """Whether it stands there, so that the pose was mended."""
         return self.squared_error < APART
 
-    def score(self, before):
-        """Return the score of the pose, which was `before` without a plane."""
-        if not before > 0 or not self.is_on_plane:
-            return before
-        return float(1 / (1 + (1 / before - 1) * np.exp(-GAIN)))
-
 
 class _Contact(NamedTuple):
     """
@@ -220,7 +215,7 @@ def find_plane(things):
     if not len(normals):
         return None
     contacts = [one.contact(normals, heights) for one in placed]
-    votes = sum(_agreement(*both) for both in zip(placed, contacts))
+    votes = sum(_agreement(*both) * both[1].rests for both in zip(placed, contacts))
     best = int(np.argmax(votes))
     return normals[best], float(heights[best])
 
@@ -239,8 +234,7 @@ def stand(things, plane):
     Returns
     -------
     list of Standing or None
-        None for what leans, and where the others and the thing itself are not enough to tell that
-        a plane is there.
+        None where the others and the thing itself are not enough to tell that a plane is there.
 
     """
     placed = [_Placed(one) for one in things]
@@ -292,32 +286,30 @@ class _Placed:
         by_plane[:, 2, :2] = -(basis @ at[:, :, None])[..., 0]
         variance = by_pose @ self.covariance @ by_pose.transpose(0, 2, 1)
         tilt = _squared(error[:, :2], variance[:, :2, :2] + LEANS ** 2 * np.eye(2))
-        variance += np.diag([LEANS, LEANS, FLOATS * self.distance]) ** 2
         rests = (cosine > np.cos(MOST_LEANING)) & (tilt < LEANING)
+        variance[:, 0, 0] += np.where(rests, LEANS ** 2, UNTOLD_TILT)
+        variance[:, 1, 1] += np.where(rests, LEANS ** 2, UNTOLD_TILT)
+        variance[:, 2, 2] += (np.where(rests, FLOATS, FLOATS_LEANING) * self.distance) ** 2
         return _Contact(error, by_pose, by_plane, variance, rests)
 
     def evidence(self, contact):
         """
         Return how much likelier the pose is on each plane than anyhow, logarithm or 0, shape (M,).
 
-        The density of its height and of its tilt, as it rests in one of its ways, over those of
-        heights all over SPREAD and of tilts all over the sphere. What leans tells nothing.
+        The density of its height and, as it rests in one of its ways, of its tilt, over those of
+        heights all over SPREAD and of tilts all over the sphere; of what leans, of its height.
 
         """
-        there = np.log(2 * SPREAD * self.distance / len(self.ups)) - np.log(
-            2 * np.pi * np.linalg.det(contact.variance)) / 2
-        return contact.rests * np.maximum(there - contact.squared / 2, 0)
+        spread, variance = SPREAD * self.distance, contact.variance
+        there = np.where(contact.rests,
+                         np.log(2 * spread / len(self.ups))
+                         - np.log(2 * np.pi * np.linalg.det(variance)) / 2,
+                         np.log(spread) - np.log(2 * np.pi * variance[:, 2, 2]) / 2)
+        return np.maximum(there - contact.squared / 2, 0)
 
     def on(self, normal, height, covariance):
-        """
-        Return its Standing on a plane, whose unknowns have a covariance, and its evidence.
-
-        None for what leans: it stays as it is.
-
-        """
+        """Return its Standing on a plane, whose unknowns have a covariance, and its evidence."""
         contact = self.contact(normal[None], np.array([height]))
-        if not contact.rests[0]:
-            return None, 0.0
         by_plane = contact.by_plane
         contact = contact._replace(variance=contact.variance
                                    + by_plane @ covariance @ by_plane.transpose(0, 2, 1))
@@ -384,7 +376,7 @@ def _agreement(one, contact):
     """Return how much a thing speaks for each plane, shape (M,): its score, or less."""
     squared = contact.squared
     # Slower than by a gaussian: what is a little off still tells something.
-    return one.weight * contact.rests * np.exp(-squared / 6) * (squared < 3 * APART)
+    return one.weight * np.exp(-squared / 6) * (squared < 3 * APART)
 
 
 def _strangers(things):
