@@ -28,7 +28,7 @@ from .synthetic.views import appearance_views, silhouette_views
 SECONDS = 5.0
 REPEATS = 30
 # Seconds into the demo when its three objects stand on the table.
-STANDING = 3.0
+STANDING = 4.0
 COUNTS = (1, 3, 10, 30)
 # What a 2-stack hourglass is in the literature (Newell et al. 2016), in this package's blocks.
 USUAL = {'input_size': 256, 'heatmap_size': 64, 'width': 256, 'growth': 0}

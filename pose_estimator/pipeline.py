@@ -595,7 +595,8 @@ class PoseEstimator:
     def _stood(self, found, image, camera):
         """Return ObjectPoses mended by what they stand on."""
         found = list(found)
-        placed = [index for index, one in enumerate(found) if one.pose is not None]
+        placed = [index for index, one in enumerate(found)
+                  if one.pose is not None and np.isfinite(one.covariance).all()]
         things = [self._thing(found[index]) for index in placed]
         plane = find_plane(things)
         if plane is None:
