@@ -35,6 +35,7 @@ MOST_CANDIDATES = 10
 ENOUGH, SPREAD = np.log(100), 0.3
 # Two masks that share this much of the smaller one are of one thing.
 SAME = 0.5
+# So often the plane of the others is fitted, each time by how far they agree with the last one.
 ROUNDS = 3
 # Variance of a tilt that tells nothing.
 UNTOLD_TILT = 1e2
@@ -56,19 +57,22 @@ class Shape(NamedTuple):
         Of its convex hull, model frame, metres.
     ups : array, shape (n, 3)
         Unit vectors that point up when it rests, model frame.
-    soft : float
-        Metres; see SOFT.
+    feet : array, shape (n, 3)
+        Middle of what touches the plane then, model frame, metres.
 
     """
 
     corners: np.ndarray
     ups: np.ndarray
-    soft: float
+    feet: np.ndarray
 
     @classmethod
     def of(cls, points, diameter):
         """
         Return the Shape of an object.
+
+        For virtual scenes synthetic.views has the ways to rest with how often each of them comes
+        about, by trimesh, which a robot does without.
 
         Parameters
         ----------
@@ -82,8 +86,8 @@ class Shape(NamedTuple):
         try:
             hull = ConvexHull(points)
         except (QhullError, ValueError):  # flat
-            return cls(farthest_points(points, min(CORNERS, len(points))),
-                       np.array([[0, 0, 1.0]]), SOFT * diameter)
+            corners, ups = farthest_points(points, min(CORNERS, len(points))), np.eye(3)[2:]
+            return cls(corners, ups, _feet(corners, ups, SOFT * diameter))
         corners = points[hull.vertices]
         # The hull's middle, of the pyramids from one point within to the faces.
         inside = corners.mean(0)
@@ -101,7 +105,7 @@ class Shape(NamedTuple):
         heights = tried @ middle - (tried @ corners.T).min(-1)
         rests = heights[:, 0] <= heights.min(1) + LEVEL * diameter
         rests[0] = True
-        return cls(corners, ups[rests], SOFT * diameter)
+        return cls(corners, ups[rests], _feet(corners, ups[rests], SOFT * diameter))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,37 +260,35 @@ class _Placed:
         self.distance = np.linalg.norm(thing.pose.t_m2c)
         self.corners = thing.shape.corners @ thing.pose.R_m2c.T
         self.ups = thing.shape.ups @ thing.pose.R_m2c.T
+        self.feet = thing.shape.feet @ thing.pose.R_m2c.T
 
     def planes(self):
         """Return normals (n, 3) and heights (n,) of the planes that it would rest on."""
-        low = (self.ups @ self.corners.T).min(1)
-        return self.ups, low + self.ups @ self.thing.pose.t_m2c
+        return self.ups, (self.ups * (self.feet + self.thing.pose.t_m2c)).sum(1)
 
     def contact(self, normals, heights):
         """Return its _Contact with planes, normals (M, 3) and heights (M,)."""
         count = len(normals)
-        above = normals @ self.corners.T
-        share = np.exp((above.min(1, keepdims=True) - above) / self.thing.shape.soft)
-        foot = share @ self.corners / share.sum(1, keepdims=True)
-        # What is spread over SOFT must not lift the foot.
-        foot += ((above.min(1) - (foot * normals).sum(1)))[:, None] * normals
-        at = foot + self.thing.pose.t_m2c
         likeness = normals @ self.ups.T
         which = likeness.argmax(1)
         up, cosine = self.ups[which], likeness[np.arange(count), which]
         basis = _basis(normals).transpose(0, 2, 1)
-        error = np.empty((count, 3))
-        error[:, :2] = (basis @ up[:, :, None])[..., 0]
-        error[:, 2] = (normals * at).sum(1) - heights
+        tilt = (basis @ up[:, :, None])[..., 0]
         by_pose = np.zeros((count, 3, 6))
         by_pose[:, :2, 3:] = -basis @ _cross(up)
+        variance = by_pose[:, :2] @ self.covariance @ by_pose[:, :2].transpose(0, 2, 1)
+        squared = _squared(tilt, variance + LEANS ** 2 * np.eye(2))
+        rests = (cosine > np.cos(MOST_LEANING)) & (squared < LEANING)
+        # What leans touches with its lowest corner.
+        lowest = self.corners[(normals @ self.corners.T).argmin(1)]
+        foot = np.where(rests[:, None], self.feet[which], lowest)
+        at = foot + self.thing.pose.t_m2c
+        error = np.column_stack([tilt, (normals * at).sum(1) - heights])
         by_pose[:, 2, :3] = normals
         by_pose[:, 2, 3:] = (_cross(foot) @ normals[:, :, None])[..., 0]
         by_plane = np.tile(np.eye(3), (count, 1, 1))
         by_plane[:, 2, :2] = -(basis @ at[:, :, None])[..., 0]
         variance = by_pose @ self.covariance @ by_pose.transpose(0, 2, 1)
-        tilt = _squared(error[:, :2], variance[:, :2, :2] + LEANS ** 2 * np.eye(2))
-        rests = (cosine > np.cos(MOST_LEANING)) & (tilt < LEANING)
         variance[:, 0, 0] += np.where(rests, LEANS ** 2, UNTOLD_TILT)
         variance[:, 1, 1] += np.where(rests, LEANS ** 2, UNTOLD_TILT)
         variance[:, 2, 2] += (np.where(rests, FLOATS, FLOATS_LEANING) * self.distance) ** 2
@@ -396,6 +398,15 @@ def _strangers(things):
 def _squared(error, variance):
     """Return squared errors (M, n) over variances (M, n, n), shape (M,)."""
     return (error * np.linalg.solve(variance, error[:, :, None])[..., 0]).sum(1)
+
+
+def _feet(corners, ups, soft):
+    """Return the middles (n, 3) of what is lowest of corners (V, 3) when ups (n, 3) are up."""
+    heights = ups @ corners.T
+    low = heights.min(1, keepdims=True)
+    share = np.exp((low - heights) / soft)
+    middle = share @ corners / share.sum(1, keepdims=True)
+    return middle + (low - (middle * ups).sum(1, keepdims=True)) * ups
 
 
 def _apart(directions, angle):
