@@ -594,42 +594,40 @@ class PoseEstimator:
 
     def _stood(self, found, image, camera):
         """Return ObjectPoses mended by what they stand on."""
-        found = list(found)
         placed = [index for index, one in enumerate(found)
                   if one.pose is not None and np.isfinite(one.covariance).all()]
         things = [self._thing(found[index]) for index in placed]
         plane = find_plane(things)
         if plane is None:
             return found
-        moved = {}
-        for index, standing in zip(placed, stand(things, plane)):
-            # What is printed on a thing tells more than what it stands on.
-            if standing is not None and standing.is_on_plane and not found[index].landmarks:
-                moved[index] = standing
-        if not moved:
-            return found
-        for index, standing in moved.items():
-            found[index] = replace(found[index], pose=standing.pose,
-                                   covariance=standing.covariance)
-        if self._refiner is None:
-            return found
-        # From there they are mended as before, but once, and brought to the plane again.
-        mended = self._refiner.refine(
-            [self._predictors[found[index].name].checkpoint.surface for index in moved],
-            [standing.pose for standing in moved.values()], image,
-            [found[index].instance.mask for index in moved], camera, rounds=1)
+        # What is printed on a thing tells more than what it stands on.
+        moved = {index: standing for index, standing in zip(placed, stand(things, plane))
+                 if standing is not None and standing.is_on_plane and not found[index].landmarks}
+        if moved and self._refiner is not None:
+            # Mended from there as before, but once, they are brought to the plane anew.
+            seen = self._mended_once(found, {index: standing.pose for index, standing
+                                             in moved.items()}, image, camera)
+            things = [self._thing(seen[index]) for index in placed]
+            moved.update({index: standing for index, standing in zip(placed, stand(things, plane))
+                          if seen[index] is not found[index] and standing is not None
+                          and standing.is_on_plane})
+        return [one if index not in moved else replace(
+            one, pose=moved[index].pose, covariance=moved[index].covariance)
+            for index, one in enumerate(found)]
+
+    def _mended_once(self, found, poses, image, camera):
+        """Return ObjectPoses with some, {number: Pose}, mended from other poses, where it can."""
+        surfaces = [self._predictors[found[index].name].checkpoint.surface for index in poses]
+        masks = [found[index].instance.mask for index in poses]
+        mended = self._refiner.refine(surfaces, list(poses.values()), image, masks, camera,
+                                      rounds=1)
         seen = list(found)
-        for index, one in zip(moved, mended):
+        for index, one in zip(poses, mended):
             if one is not None:
                 calibration = self._predictors[found[index].name].checkpoint.calibration
                 seen[index] = replace(seen[index], pose=one.pose, covariance=_covariance(
                     one.covariance, one.pose.t_m2c, calibration))
-        things = [self._thing(seen[index]) for index in placed]
-        for index, standing in zip(placed, stand(things, plane)):
-            if index in moved and standing is not None and standing.is_on_plane:
-                found[index] = replace(found[index], pose=standing.pose,
-                                       covariance=standing.covariance)
-        return found
+        return seen
 
     def _thing(self, one):
         """Return what an ObjectPose with a pose is for support.py."""

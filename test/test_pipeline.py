@@ -310,8 +310,9 @@ def test_poses_follow_what_they_stand_on(mesh, monkeypatch):
         if not asked:
             assert poses == [start] * 5
             return [standing(there), standing(there), standing(start, 50.0), standing(there), None]
-        assert poses == [mended, start, start, there, start]  # one could not be mended again
-        return [standing(end), standing(end), standing(end), None, standing(end)]
+        # One could not be mended again: it stays where it was brought, and is heard as it was.
+        assert poses == [mended] + [start] * 4
+        return [standing(end)] * 5
 
     class Mender:
         def refine(self, surfaces, poses, image, masks, camera, rounds):
