@@ -619,6 +619,7 @@ class PoseEstimator:
         """Return ObjectPoses with some, {number: Pose}, mended from other poses, where it can."""
         surfaces = [self._predictors[found[index].name].checkpoint.surface for index in poses]
         masks = [found[index].instance.mask for index in poses]
+        assert self._refiner is not None
         mended = self._refiner.refine(surfaces, list(poses.values()), image, masks, camera,
                                       rounds=1)
         seen = list(found)
